@@ -1,0 +1,413 @@
+"""The typed config: a ConfigDict or JSON file in, frozen dataclasses out.
+
+`configs/common.py` holds every default with its unit and meaning; this file holds the types, and
+refuses what does not fit them with a sentence that names the field and the nearest valid name.
+"""
+
+import dataclasses
+import difflib
+import json
+import math
+import typing
+from collections.abc import Collection, Mapping
+from typing import Any, Literal
+
+from heatmap.errors import UserError
+
+NamePairs = tuple[tuple[str, ...], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitConfig:
+    """How records are divided into train, val and test."""
+
+    method: Literal["given", "hash", "blocks"]
+    group_by: str
+    fractions: tuple[float, ...]
+    folds: int
+    fold: int
+    gap: int
+    salt: int
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where examples come from and how they become inputs."""
+
+    name: str
+    root: str
+    arms: Literal["own_side", "free"]
+    category: str
+    image_size: tuple[int, ...]
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    crop: Literal["auto", "box", "image"]
+    box_padding: float
+    fit: Literal["stretch", "pad"]
+    missing: Literal["unknown", "absent"]
+    pixel_center: float
+    flip_pairs: NamePairs
+    interchangeable_pairs: NamePairs
+    torso: tuple[str, ...]
+    oks_sigmas: tuple[float, ...]
+    on_error: Literal["raise", "skip"]
+    verify: bool
+    max_megapixels: float
+    workers: int
+    split: SplitConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+    """Random changes of the training pictures."""
+
+    where: Literal["host"]
+    crop_scale: tuple[float, ...]
+    crop_ratio: tuple[float, ...]
+    scale: tuple[float, ...]
+    rotation: float
+    rotation_prob: float
+    horizontal_flip: float
+    vertical_flip: float
+    brightness: float
+    contrast: float
+    saturation: float
+    hue: float
+
+
+@dataclasses.dataclass(frozen=True)
+class TargetsConfig:
+    """The Gaussian maps."""
+
+    heatmap_size: tuple[int, ...]
+    sigma: float
+    render: Literal["host", "device"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The network."""
+
+    name: str
+    skip: bool
+    dropout: float
+    dtype: Literal["float32", "bfloat16"]
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """The training objective."""
+
+    name: str
+    interchangeable: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderConfig:
+    """How maps become coordinates."""
+
+    name: str
+    beta: float
+    radius: int
+    force: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    """Optimiser and learning-rate schedule."""
+
+    name: str
+    learning_rate: float
+    schedule: str
+    warmup_steps: int
+    decay_fraction: float
+    step_boundaries: tuple[float, ...]
+    step_factor: float
+    momentum: float
+    weight_decay: float
+    decay_paths: tuple[str, ...]
+    freeze_paths: tuple[str, ...]
+    clip_norm: float
+    ema_decay: float
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Length of training, checkpoints and validation."""
+
+    epochs: int
+    steps: int
+    batch_size: int
+    max_hours: float
+    save_every_steps: int
+    eval_every_epochs: int
+    eval_every_steps: int
+    best_metric: str
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+    """What is measured."""
+
+    batch_size: int
+    metrics: tuple[str, ...]
+    pck_thresholds: tuple[float, ...]
+    pck_references: tuple[str, ...]
+    csv: bool
+    sheet_examples: int
+    sheet_every_evals: int
+
+
+@dataclasses.dataclass(frozen=True)
+class LogConfig:
+    """Where progress is written."""
+
+    every_steps: int
+    tensorboard: bool
+    wandb: bool
+    project: str
+    tags: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Everything that decides a run."""
+
+    seed: int
+    data: DataConfig
+    augment: AugmentConfig
+    targets: TargetsConfig
+    model: ModelConfig
+    loss: LossConfig
+    decoder: DecoderConfig
+    optim: OptimConfig
+    train: TrainConfig
+    eval: EvalConfig
+    log: LogConfig
+
+    def to_json(self) -> str:
+        """Returns the config as JSON text, readable by `from_json`."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+
+# What a resumed run may change: how long it trains and where it reports, never what it learns.
+RESUMABLE = ("train.epochs", "train.steps", "train.max_hours", "log.")
+
+
+def from_mapping(values: Mapping[str, Any]) -> Config:
+    """Builds and checks a Config.
+
+    Args:
+      values: a nested mapping, such as a ConfigDict's `to_dict()` or parsed JSON.
+
+    Returns:
+      The frozen config.
+
+    Raises:
+      UserError: for an unknown, missing, ill-typed or impossible field, by its dotted name.
+    """
+    config = _parse(Config, values, "")
+    _check(config)
+    return config
+
+
+def from_json(text: str, source: str) -> Config:
+    """Inverts `Config.to_json`.
+
+    Raises:
+      UserError: naming `source`, if the text is not JSON or not a valid config.
+    """
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{source} is not valid JSON ({error}).") from error
+    try:
+        return from_mapping(values)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from error
+
+
+def field_names(kind: type = Config, prefix: str = "") -> list[str]:
+    """Lists the dotted names of all fields, leaves only."""
+    names: list[str] = []
+    for name, hint in typing.get_type_hints(kind).items():
+        if dataclasses.is_dataclass(hint):
+            names += field_names(typing.cast(type, hint), f"{prefix}{name}.")
+        else:
+            names.append(prefix + name)
+    return names
+
+
+def nearest(name: str, valid: Collection[str]) -> str:
+    """Phrases the hint that ends an error about an unknown name."""
+    near = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    leaf = [v for v in valid if v.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]]
+    if near or leaf:
+        return f"did you mean {(near or leaf)[0]!r}?"
+    return f"choose from {', '.join(sorted(valid))}."
+
+
+def choose(table: Mapping[str, Any], name: str, field: str) -> Any:
+    """Looks a name up in a table such as MODELS or DECODERS.
+
+    Raises:
+      UserError: naming the field and the nearest valid name.
+    """
+    if name not in table:
+        raise UserError(f"{field}={name!r} is not known: {nearest(name, table)}")
+    return table[name]
+
+
+def differences(a: Config, b: Config, ignore: tuple[str, ...] = ()) -> list[str]:
+    """Lists the fields in which two configs differ as `field: value in a -> value in b`."""
+    left, right = (_flatten(dataclasses.asdict(c)) for c in (a, b))
+    return [
+        f"{name}: {left[name]!r} -> {right[name]!r}"
+        for name in left
+        if left[name] != right[name] and not name.startswith(ignore or "\0")
+    ]
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update(_flatten(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _parse(hint: Any, value: Any, name: str) -> Any:
+    """Converts `value` to the type `hint`, or raises a UserError that names the field."""
+    if dataclasses.is_dataclass(hint):
+        return _parse_fields(typing.cast(type, hint), value, name)
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        if value not in arguments:
+            raise UserError(f"{name}={value!r} is not one of {', '.join(arguments)}.")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise UserError(f"{name} must be a tuple, got {value!r}.")
+        return tuple(_parse(arguments[0], v, f"{name}[{i}]") for i, v in enumerate(value))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        got = f"{value!r} ({type(value).__name__})"
+        raise UserError(f"{name} must be of type {hint.__name__}, got {got}.")
+    if hint is float and not math.isfinite(value):
+        raise UserError(f"{name} must be finite, got {value!r}.")
+    return value
+
+
+def _parse_fields(kind: type, values: Any, name: str) -> Any:
+    prefix = f"{name}." if name else ""
+    if not isinstance(values, Mapping):
+        raise UserError(f"{name or 'the config'} must hold fields, got {values!r}.")
+    hints = typing.get_type_hints(kind)
+    for key in values:
+        if key not in hints:
+            raise UserError(
+                f"{prefix}{key} is not a config field: {nearest(prefix + str(key), field_names())}"
+            )
+    missing = [prefix + key for key in hints if key not in values]
+    if missing:
+        raise UserError(
+            f"The config lacks {', '.join(missing)}; build it on configs/common.py, or train anew "
+            "if it was written by another version."
+        )
+    return kind(**{key: _parse(hints[key], values[key], prefix + key) for key in hints})
+
+
+def _check(config: Config) -> None:
+    """Refuses values that have the right type and make no sense."""
+    data, train = config.data, config.train
+    rules = [
+        (
+            (train.epochs > 0) != (train.steps > 0),
+            "exactly one of train.epochs and train.steps must be positive, got "
+            f"{train.epochs} and {train.steps} (0 switches one off)",
+        ),
+        (train.batch_size > 0, f"train.batch_size must be positive, got {train.batch_size}"),
+        (config.eval.batch_size > 0, f"eval.batch_size must be positive: {config.eval.batch_size}"),
+        (train.max_hours >= 0, f"train.max_hours must not be negative, got {train.max_hours}"),
+        (data.channels in (1, 3), f"data.channels must be 1 (grey) or 3 (RGB): {data.channels}"),
+        (config.targets.sigma > 0, f"targets.sigma must be positive, got {config.targets.sigma}"),
+        (config.decoder.beta > 0, f"decoder.beta must be positive, got {config.decoder.beta}"),
+        (config.decoder.radius > 0, f"decoder.radius must be positive: {config.decoder.radius}"),
+        (data.box_padding >= 1, f"data.box_padding must be at least 1, got {data.box_padding}"),
+        (0 <= data.pixel_center <= 1, f"data.pixel_center must lie in [0, 1]: {data.pixel_center}"),
+        (config.optim.learning_rate > 0, "optim.learning_rate must be positive"),
+        (0 <= config.optim.ema_decay < 1, "optim.ema_decay must lie in [0, 1)"),
+        (0 <= config.model.dropout < 1, "model.dropout must lie in [0, 1)"),
+        (all(t > 0 for t in config.eval.pck_thresholds), "eval.pck_thresholds must be positive"),
+        (all(s > 0 for s in data.std), f"data.std must be positive, got {data.std}"),
+        *_split_rules(data.split),
+        *_augment_rules(config.augment),
+    ]
+    for field, sizes in (
+        ("data.image_size", data.image_size),
+        ("targets.heatmap_size", config.targets.heatmap_size),
+    ):
+        ok = len(sizes) == 2 and min(sizes) > 0
+        rules.append((ok, f"{field} must be (height, width) in pixels, got {sizes}"))
+    for field, values in (("data.mean", data.mean), ("data.std", data.std)):
+        ok = len(values) in (1, data.channels)
+        rules.append((ok, f"{field} needs 1 or {data.channels} values, got {len(values)}"))
+    for ok, message in rules:
+        if not ok:
+            raise UserError(message + ".")
+
+
+def _split_rules(split: SplitConfig) -> list[tuple[bool, str]]:
+    fractions = split.fractions
+    folds = split.folds
+    return [
+        (
+            len(fractions) == 3 and min(fractions) >= 0 and abs(sum(fractions) - 1) < 1e-6,
+            f"data.split.fractions must be (train, val, test) and sum to 1, got {fractions}",
+        ),
+        (folds == 0 or folds >= 2, f"data.split.folds must be 0 (off) or at least 2, got {folds}"),
+        (
+            0 <= split.fold < max(folds, 1),
+            f"data.split.fold must lie in [0, {max(folds, 1)}), got {split.fold}",
+        ),
+        (split.gap >= 0, f"data.split.gap must not be negative, got {split.gap}"),
+    ]
+
+
+def _augment_rules(augment: AugmentConfig) -> list[tuple[bool, str]]:
+    rules = []
+    for field in ("crop_scale", "crop_ratio", "scale"):
+        bounds = getattr(augment, field)
+        ok = len(bounds) == 2 and 0 < bounds[0] <= bounds[1]
+        rules.append((ok, f"augment.{field} must be (low, high) with 0 < low <= high: {bounds}"))
+    for field in ("rotation_prob", "horizontal_flip", "vertical_flip"):
+        value = getattr(augment, field)
+        rules.append((0 <= value <= 1, f"augment.{field} must be a probability, got {value}"))
+    for field, most in (("brightness", 1), ("contrast", 1), ("saturation", 1), ("hue", 0.5)):
+        value = getattr(augment, field)
+        rules.append((0 <= value <= most, f"augment.{field} must lie in [0, {most}], got {value}"))
+    return rules
+
+
+def flag_overrides(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Lets a length given on the command line replace the other kind of length.
+
+    A config file says `train.epochs=30`; `--config.train.steps=500` alone then means 500 steps,
+    not a contradiction. Giving both stays an error.
+
+    Args:
+      values: the nested config with the overrides applied.
+      overrides: dotted names and values that came from the command line.
+
+    Returns:
+      A copy of `values`, with the other of epochs and steps set to 0.
+    """
+    result = {key: dict(v) if isinstance(v, Mapping) else v for key, v in values.items()}
+    for given, other in (("epochs", "steps"), ("steps", "epochs")):
+        if overrides.get(f"train.{given}") and f"train.{other}" not in overrides:
+            result["train"][other] = 0
+    return result
