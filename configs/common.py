@@ -30,9 +30,7 @@ def get_config() -> ConfigDict:
     data.interchangeable_pairs = ()  # (('head', 'tail'),); () = as the data says
     data.torso = ()  # two names, whose distance is the reference of PCK-torso
     data.oks_sigmas = ()  # per point, for OKS and AP; () = as the data says
-    data.on_error = (
-        "raise"  # an unreadable picture: 'raise', or 'skip' and list it
-    )
+    data.on_error = "raise"  # an unreadable picture: 'raise', or 'skip' and list it
     data.verify = True  # decode every picture once before training
     data.max_megapixels = 64.0  # a larger picture is refused
     data.workers = 0  # threads that read and augment, 0 = one per core

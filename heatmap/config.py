@@ -15,6 +15,8 @@ from typing import Any, Literal
 from heatmap.errors import UserError
 
 NamePairs = tuple[tuple[str, ...], ...]
+Size = tuple[int, int]  # (height, width)
+Range = tuple[float, float]  # (low, high)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +25,7 @@ class SplitConfig:
 
     method: Literal["given", "hash", "blocks"]
     group_by: str
-    fractions: tuple[float, ...]
+    fractions: tuple[float, float, float]
     folds: int
     fold: int
     gap: int
@@ -38,7 +40,7 @@ class DataConfig:
     root: str
     arms: Literal["own_side", "free"]
     category: str
-    image_size: tuple[int, ...]
+    image_size: Size
     channels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -63,9 +65,9 @@ class AugmentConfig:
     """Random changes of the training pictures."""
 
     where: Literal["host"]
-    crop_scale: tuple[float, ...]
-    crop_ratio: tuple[float, ...]
-    scale: tuple[float, ...]
+    crop_scale: Range
+    crop_ratio: Range
+    scale: Range
     rotation: float
     rotation_prob: float
     horizontal_flip: float
@@ -80,7 +82,7 @@ class AugmentConfig:
 class TargetsConfig:
     """The Gaussian maps."""
 
-    heatmap_size: tuple[int, ...]
+    heatmap_size: Size
     sigma: float
     render: Literal["host", "device"]
 
@@ -241,10 +243,11 @@ def field_names(kind: type = Config, prefix: str = "") -> list[str]:
 
 def nearest(name: str, valid: Collection[str]) -> str:
     """Phrases the hint that ends an error about an unknown name."""
-    near = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
     leaf = [v for v in valid if v.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]]
-    if near or leaf:
-        return f"did you mean {(near or leaf)[0]!r}?"
+    # The right field in the wrong group is likelier meant than another field of that group.
+    near = difflib.get_close_matches(name, leaf or valid, n=1, cutoff=0.0 if leaf else 0.5)
+    if near:
+        return f"did you mean {near[0]!r}?"
     return f"choose from {', '.join(sorted(valid))}."
 
 
@@ -291,7 +294,11 @@ def _parse(hint: Any, value: Any, name: str) -> Any:
     if origin is tuple:
         if not isinstance(value, list | tuple):
             raise UserError(f"{name} must be a tuple, got {value!r}.")
-        return tuple(_parse(arguments[0], v, f"{name}[{i}]") for i, v in enumerate(value))
+        hints = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
+        if len(hints) != len(value):
+            raise UserError(f"{name} must have {len(hints)} values, got {value!r}.")
+        pairs = zip(hints, value, strict=True)
+        return tuple(_parse(h, v, f"{name}[{i}]") for i, (h, v) in enumerate(pairs))
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
@@ -309,9 +316,8 @@ def _parse_fields(kind: type, values: Any, name: str) -> Any:
     hints = typing.get_type_hints(kind)
     for key in values:
         if key not in hints:
-            raise UserError(
-                f"{prefix}{key} is not a config field: {nearest(prefix + str(key), field_names())}"
-            )
+            hint = nearest(f"{prefix}{key}", [*(prefix + h for h in hints), *field_names()])
+            raise UserError(f"{prefix}{key} is not a config field: {hint}")
     missing = [prefix + key for key in hints if key not in values]
     if missing:
         raise UserError(
@@ -330,6 +336,7 @@ def _check(config: Config) -> None:
             "exactly one of train.epochs and train.steps must be positive, got "
             f"{train.epochs} and {train.steps} (0 switches one off)",
         ),
+        (0 <= config.seed < 2**32, f"seed must lie in [0, 2**32), got {config.seed}"),
         (train.batch_size > 0, f"train.batch_size must be positive, got {train.batch_size}"),
         (config.eval.batch_size > 0, f"eval.batch_size must be positive: {config.eval.batch_size}"),
         (train.max_hours >= 0, f"train.max_hours must not be negative, got {train.max_hours}"),
@@ -341,9 +348,11 @@ def _check(config: Config) -> None:
         (0 <= data.pixel_center <= 1, f"data.pixel_center must lie in [0, 1]: {data.pixel_center}"),
         (config.optim.learning_rate > 0, "optim.learning_rate must be positive"),
         (0 <= config.optim.ema_decay < 1, "optim.ema_decay must lie in [0, 1)"),
+        (0 <= config.optim.decay_fraction <= 1, "optim.decay_fraction must lie in [0, 1]"),
         (0 <= config.model.dropout < 1, "model.dropout must lie in [0, 1)"),
         (all(t > 0 for t in config.eval.pck_thresholds), "eval.pck_thresholds must be positive"),
         (all(s > 0 for s in data.std), f"data.std must be positive, got {data.std}"),
+        *_least_rules(config),
         *_split_rules(data.split),
         *_augment_rules(config.augment),
     ]
@@ -351,8 +360,8 @@ def _check(config: Config) -> None:
         ("data.image_size", data.image_size),
         ("targets.heatmap_size", config.targets.heatmap_size),
     ):
-        ok = len(sizes) == 2 and min(sizes) > 0
-        rules.append((ok, f"{field} must be (height, width) in pixels, got {sizes}"))
+        ok = min(sizes) >= 3
+        rules.append((ok, f"{field} must be (height, width), 3 pixels or more each, got {sizes}"))
     for field, values in (("data.mean", data.mean), ("data.std", data.std)):
         ok = len(values) in (1, data.channels)
         rules.append((ok, f"{field} needs 1 or {data.channels} values, got {len(values)}"))
@@ -361,12 +370,34 @@ def _check(config: Config) -> None:
             raise UserError(message + ".")
 
 
+def _least_rules(config: Config) -> list[tuple[bool, str]]:
+    train, optim = config.train, config.optim
+    least = {
+        "data.workers": (config.data.workers, 0),
+        "augment.rotation": (config.augment.rotation, 0),
+        "optim.warmup_steps": (optim.warmup_steps, 0),
+        "optim.momentum": (optim.momentum, 0),
+        "optim.weight_decay": (optim.weight_decay, 0),
+        "optim.clip_norm": (optim.clip_norm, 0),
+        "train.save_every_steps": (train.save_every_steps, 0),
+        "train.eval_every_steps": (train.eval_every_steps, 0),
+        "train.eval_every_epochs": (train.eval_every_epochs, 0 if train.eval_every_steps else 1),
+        "eval.sheet_examples": (config.eval.sheet_examples, 0),
+        "eval.sheet_every_evals": (config.eval.sheet_every_evals, 1),
+        "log.every_steps": (config.log.every_steps, 1),
+    }
+    return [
+        (value >= bound, f"{field} must be at least {bound}, got {value}")
+        for field, (value, bound) in least.items()
+    ]
+
+
 def _split_rules(split: SplitConfig) -> list[tuple[bool, str]]:
     fractions = split.fractions
     folds = split.folds
     return [
         (
-            len(fractions) == 3 and min(fractions) >= 0 and abs(sum(fractions) - 1) < 1e-6,
+            min(fractions) >= 0 and abs(sum(fractions) - 1) < 1e-6,
             f"data.split.fractions must be (train, val, test) and sum to 1, got {fractions}",
         ),
         (folds == 0 or folds >= 2, f"data.split.folds must be 0 (off) or at least 2, got {folds}"),
@@ -382,7 +413,7 @@ def _augment_rules(augment: AugmentConfig) -> list[tuple[bool, str]]:
     rules = []
     for field in ("crop_scale", "crop_ratio", "scale"):
         bounds = getattr(augment, field)
-        ok = len(bounds) == 2 and 0 < bounds[0] <= bounds[1]
+        ok = 0 < bounds[0] <= bounds[1]
         rules.append((ok, f"augment.{field} must be (low, high) with 0 < low <= high: {bounds}"))
     for field in ("rotation_prob", "horizontal_flip", "vertical_flip"):
         value = getattr(augment, field)

@@ -64,11 +64,11 @@ class KeypointSet:
 
     def flip_permutation(self) -> np.ndarray:
         """Returns [K] so that `points[permutation]` renames left and right."""
-        return _involution(self.count, self.flip_pairs)
+        return involution(self.count, self.flip_pairs)
 
     def swap_permutation(self) -> np.ndarray:
         """Returns [K] that exchanges the members of every interchangeable pair."""
-        return _involution(self.count, self.interchangeable_pairs)
+        return involution(self.count, self.interchangeable_pairs)
 
     def index(self, name: str, field: str) -> int:
         """Finds a point by name.
@@ -110,7 +110,8 @@ class KeypointSet:
         return cls(**{k: freeze(v) for k, v in values.items()})
 
 
-def _involution(count: int, pairs: Sequence[Pair]) -> np.ndarray:
+def involution(count: int, pairs: Sequence[Pair]) -> np.ndarray:
+    """Returns [count], the permutation that exchanges the members of each pair."""
     permutation = np.arange(count)
     for a, b in pairs:
         permutation[a], permutation[b] = b, a

@@ -1,0 +1,92 @@
+"""Orbax checkpoints: the latest, to resume from, and the best, to predict with, kept apart.
+
+They live in folders of their own because Orbax, told to keep the best, deletes the newest when it
+is worse. Both are written whole or not at all (to a temporary name, then renamed), so that a kill
+at any moment leaves the previous one.
+"""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from heatmap.errors import UserError
+from heatmap.state import TrainState, Tree
+
+LATEST, BEST = "latest", "best"
+Meta = dict[str, Any]
+
+
+class Checkpoints:
+    """One of the two folders under `checkpoints/` of a workdir."""
+
+    def __init__(self, workdir: pathlib.Path, kind: str):
+        self.folder = workdir.absolute() / "checkpoints" / kind
+        options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
+        self._manager = ocp.CheckpointManager(self.folder, options=options)
+
+    def step(self) -> int | None:
+        """Returns the step of the newest whole checkpoint, or None."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, tree: Tree, meta: Meta) -> None:
+        """Writes a checkpoint and returns when it is on disk.
+
+        Args:
+          step: its name; a checkpoint of the same step or a later one is replaced, since a run
+            that was set back comes past it again.
+          tree: arrays.
+          meta: what JSON can hold: config, split, points, log.
+        """
+        for stale in self._manager.all_steps():
+            if stale >= step:
+                self._manager.delete(stale)
+        args = ocp.args.Composite(state=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(meta))
+        self._manager.save(step, args=args)
+        self._manager.wait_until_finished()
+
+    def meta(self) -> Meta:
+        """Reads the JSON part of the newest checkpoint.
+
+        Raises:
+          UserError: if there is none, or it cannot be read.
+        """
+        restored = self._restore(ocp.args.Composite(meta=ocp.args.JsonRestore()))
+        return restored["meta"]
+
+    def restore(self, like: Tree) -> Tree:
+        """Reads the arrays of the newest checkpoint.
+
+        Args:
+          like: a tree of `jax.ShapeDtypeStruct` with shardings, on any number of devices.
+
+        Returns:
+          The tree with arrays.
+
+        Raises:
+          UserError: if there is none, or its arrays do not fit.
+        """
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(like))
+        return self._restore(args)["state"]
+
+    def _restore(self, args: ocp.args.Composite) -> Any:
+        step = self.step()
+        if step is None:
+            raise UserError(f"{self.folder} holds no checkpoint; train first.")
+        try:
+            return self._manager.restore(step, args=args)
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"{self.folder / str(step)} cannot be restored: {reason}") from error
+
+
+def shapes(tree: Tree, sharding: jax.sharding.Sharding) -> Tree:
+    """Describes arrays without holding them: what `Checkpoints.restore` asks for."""
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), tree)
+
+
+def as_tree(state: TrainState) -> dict[str, Tree]:
+    """Spells a state as the dictionary that is stored."""
+    return {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}

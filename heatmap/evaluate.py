@@ -1,0 +1,261 @@
+"""Predicts a split once and scores it once, in pixels of the original pictures.
+
+python -m heatmap.evaluate --workdir=runs/sigma2 [--split=test] [--decoder=argmax] [--csv]
+"""
+
+import argparse
+import dataclasses
+import math
+import pathlib
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from heatmap import decoding, geometry, losses, metrics, workdir
+from heatmap import run as run_lib
+from heatmap import state as state_lib
+from heatmap.checkpoint import BEST, Checkpoints
+from heatmap.config import Config, choose
+from heatmap.errors import UserError, guard
+from heatmap.metrics import Predictions
+from heatmap.run import Run
+
+# What the table shows: losses, plain PCK with its ceiling, pixel errors and OKS.
+_QUOTED = re.compile(
+    r"loss|pck@[\d.]+(/unordered|/ceiling(/low|/high)?)?|error_px(/unordered)?(/median|/p95|/max)?"
+    r"|oks_ap(/unordered)?"
+)
+
+PredictStep = Callable[[Any, Any], tuple[decoding.Decoded, jax.Array, jax.Array]]
+
+
+def make_predict_step(run: Run) -> PredictStep:
+    """Compiles (weights, batch on the devices) -> (points read off, loss sum, loss weight)."""
+
+    def predict_step(weights, batch):
+        image = run_lib.normalise_pixels(batch["image"], run.config)
+        output = run.network.predict(weights, image)
+        return decoding.decode(run.config, output), *losses.compute(
+            run.config, run.points, output, batch
+        )
+
+    return jax.jit(predict_step, out_shardings=state_lib.replicated(run.mesh))
+
+
+def look(run: Run, weights, batch) -> tuple[np.ndarray, np.ndarray]:
+    """Returns a small batch's raw output, and its points [B, K, 2] in input pixels."""
+    image = run_lib.normalise_pixels(batch["image"], run.config)
+    output = jax.jit(run.network.predict)(weights, image)
+    return np.asarray(output), np.asarray(decoding.decode(run.config, output).keypoints)
+
+
+def predict(run: Run, step: PredictStep, weights, records) -> tuple[Predictions, float]:
+    """Predicts every example of a split once.
+
+    Args:
+      run: the model.
+      step: from `make_predict_step`.
+      weights: {'params', 'frozen', 'stats'}.
+      records: `input_pipeline.Records` of the split.
+
+    Returns:
+      (predictions in pixels of the original pictures, loss of the split).
+    """
+    from input_pipeline import batching
+
+    decoded, total, weight = [], 0.0, 0.0
+    sharding = state_lib.sharded(run.mesh)
+    for batch in batching.eval_batches(records, run.config):
+        found, batch_total, batch_weight = step(weights, batching.to_devices(batch, sharding))
+        decoded.append(jax.tree.map(np.asarray, found))
+        total, weight = total + float(batch_total), weight + float(batch_weight)
+    parts = zip(*decoded, strict=True)
+    keypoints, score, entropy = (np.concatenate(part)[: len(records)] for part in parts)
+    original_from_input = geometry.invert(batching.eval_affines(records, run.config))
+    original = geometry.apply(original_from_input, keypoints.astype(np.float64))
+    loss = total / weight if weight else math.nan
+    return beside_truth(records, original, score, entropy), loss
+
+
+def beside_truth(records, predicted, score, entropy) -> Predictions:
+    """Puts predictions [N, K, 2] in original pixels beside the labels of their records."""
+    return Predictions(
+        ids=records.ids,
+        instances=records.instances,
+        groups=records.groups,
+        predicted=predicted,
+        score=score,
+        entropy=entropy,
+        truth=records.keypoints,
+        weight=records.labelled.astype(np.float64),
+        boxes=records.boxes,
+        areas=records.areas,
+        sizes=records.sizes,
+    )
+
+
+def check_measured(config: Config, records) -> None:
+    """Refuses a `train.best_metric` that validation will not measure, before hours are spent.
+
+    Raises:
+      UserError: naming the nearest metric.
+    """
+    blank = np.full(records.labelled.shape, np.nan)
+    perfect = beside_truth(records, records.keypoints, blank, blank)
+    scores = {"loss": 0.0, **metrics.score(perfect, records.points, config.eval)}
+    measured = {f"val/{name}": value for name, value in scores.items()}
+    choose(measured, config.train.best_metric, "train.best_metric")
+
+
+def score(run: Run, split: str, predictions: Predictions, loss: float) -> dict[str, float]:
+    """Measures a split; keys begin with its name, e.g. 'test/pck@0.05'."""
+    scores = {"loss": loss, **metrics.score(predictions, run.points, run.config.eval)}
+    return {f"{split}/{name}": value for name, value in scores.items()}
+
+
+def save_predictions(path: pathlib.Path, predictions: Predictions, names, csv: bool) -> None:
+    """Writes one row per instance and point, as Parquet and on request as CSV beside it.
+
+    Args:
+      path: ends in `.parquet`.
+      predictions: of one split.
+      names: of the K points.
+      csv: whether to write the CSV too.
+    """
+    count, k = predictions.weight.shape
+    labelled = predictions.weight > 0
+    truth = np.where(labelled[..., None], predictions.truth, np.nan)
+    columns = {
+        "id": np.repeat(predictions.ids.astype(str), k),
+        "instance": np.repeat(predictions.instances, k).astype(np.int32),
+        "group": np.repeat(predictions.groups.astype(str), k),
+        "point": np.tile(np.array(names, dtype=str), count),
+        "x": predictions.predicted[..., 0].ravel(),
+        "y": predictions.predicted[..., 1].ravel(),
+        "score": predictions.score.ravel().astype(np.float32),
+        "entropy": predictions.entropy.ravel().astype(np.float32),
+        "x_true": truth[..., 0].ravel(),
+        "y_true": truth[..., 1].ravel(),
+        "weight": predictions.weight.ravel().astype(np.float32),
+    }
+    table = pa.table(columns)
+    with workdir.replacing(path) as temporary:
+        pa.parquet.write_table(table, temporary)
+    if csv:
+        with workdir.replacing(path.with_suffix(".csv")) as temporary:
+            pa.csv.write_csv(table, temporary)
+
+
+def save_metrics(path: pathlib.Path, scores: dict[str, float]) -> None:
+    """Writes scores as flat JSON; what could not be measured becomes null."""
+    workdir.write_json(path, {k: v if math.isfinite(v) else None for k, v in scores.items()})
+
+
+def table(scores: dict[str, Any]) -> str:
+    """Lays the scores to quote out for reading: one row per measure, one column per split.
+
+    Single points, other reference lengths and finer statistics stay in metrics.json.
+    """
+    splits = [s for s in ("val", "test", "train") if any(k.startswith(f"{s}/") for k in scores)]
+    names = [name.split("/", 1)[1] for name in scores if name.startswith(f"{splits[0]}/")]
+    rows = [name for name in names if _QUOTED.fullmatch(name)]
+    width = max(map(len, rows))
+    lines = ["  ".join([" " * width, *(f"{s:>9}" for s in splits)])]
+    for name in rows:
+        cells = (_cell(scores.get(f"{s}/{name}")) for s in splits)
+        lines.append("  ".join([f"{name:<{width}}", *cells]))
+    return "\n".join(lines)
+
+
+def _cell(value) -> str:
+    return f"{'-':>9}" if value is None or not math.isfinite(value) else f"{value:9.4g}"
+
+
+def check_split(folder: pathlib.Path, kind: str, sha256: str) -> None:
+    """Refuses data that is divided otherwise than when the checkpoint was written.
+
+    Raises:
+      UserError: naming the two hashes.
+    """
+    stored = Checkpoints(folder, kind).meta()["split_sha256"]
+    if stored != sha256:
+        raise UserError(
+            f"The data or its split has changed since {folder} was trained (split {sha256[:12]}, "
+            f"then {stored[:12]}): restore the data, or train in another --workdir."
+        )
+
+
+def evaluate(folder: pathlib.Path, splits: list[str], config: Config) -> dict[str, float]:
+    """Scores the best checkpoint of a workdir and writes predictions and metrics.
+
+    Under the run's own decoder the workdir's files are replaced; another decoder's go to
+    `decoders/NAME/`, so that they are never taken for the run's result.
+
+    Args:
+      folder: the workdir.
+      splits: names of splits.
+      config: the run's config, perhaps with another decoder.
+
+    Returns:
+      The scores.
+
+    Raises:
+      UserError: if there is no such split, or the data has changed.
+    """
+    import input_pipeline
+
+    run = run_lib.open_run(folder, config)
+    records, split = input_pipeline.load(config.data)
+    check_split(folder, BEST, split.sha256)
+    own = workdir.read_config(folder).decoder == config.decoder
+    target = folder if own else folder / "decoders" / config.decoder.name
+    step = make_predict_step(run)
+    scores: dict[str, float] = {}
+    with jax.set_mesh(run.mesh):
+        for name in splits:
+            rows = choose(split.rows, name, "--split")
+            predictions, loss = predict(run, step, run.weights, records.take(rows))
+            scores |= score(run, name, predictions, loss)
+            path = target / "predictions" / f"{name}.parquet"
+            save_predictions(path, predictions, run.points.names, config.eval.csv)
+    earlier = workdir.read_metrics(target)
+    save_metrics(target / workdir.METRICS, {**earlier, **scores})
+    print(table(scores))
+    return scores
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parses the command line and runs `evaluate`."""
+    parser = argparse.ArgumentParser(prog="python -m heatmap.evaluate", description=__doc__)
+    parser.add_argument("--workdir", type=pathlib.Path, required=True, help="of a training run")
+    parser.add_argument("--split", default="", help="train, val or test; default: val and test")
+    parser.add_argument("--decoder", default="", help="read the maps with another decoder")
+    parser.add_argument("--beta", type=float, help="inverse temperature of soft_argmax")
+    parser.add_argument("--csv", action="store_true", help="write predictions as CSV as well")
+    options = parser.parse_args(arguments)
+    config = workdir.read_config(options.workdir)
+    changes: dict[str, Any] = {"name": options.decoder} if options.decoder else {}
+    if options.beta is not None:
+        changes["beta"] = options.beta
+    config = dataclasses.replace(
+        config,
+        decoder=dataclasses.replace(config.decoder, **changes),
+        eval=dataclasses.replace(config.eval, csv=config.eval.csv or options.csv),
+    )
+    splits = [options.split] if options.split else scored_splits(options.workdir)
+    evaluate(options.workdir, splits, config)
+
+
+def scored_splits(folder: pathlib.Path) -> list[str]:
+    """Lists the held-out splits that a run has: val, and test if the data has one."""
+    return [s for s in ("val", "test") if s in Checkpoints(folder, BEST).meta()["splits"]]
+
+
+if __name__ == "__main__":
+    guard(main)

@@ -1,0 +1,284 @@
+"""Scores of predicted points against labelled ones: PCK, pixel error, OKS average precision.
+
+Everything is measured in pixels of the original picture. A score is a flat dictionary: a bare key
+such as `pck@0.05` is the number to quote, and what follows a slash refines it (a point's name,
+`/median`, `/unordered`, `/ceiling`).
+
+What cannot be measured because nothing was labelled is NaN. A prediction that is not finite counts
+as infinitely far away, never as left out: it is wrong for PCK, has similarity 0 for OKS, and turns
+the mean, RMSE and maximum of the pixel error to infinity while median and p95 stay informative.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from heatmap import oks
+from heatmap.config import EvalConfig, choose
+from heatmap.keypoints import KeypointSet, Pair
+from heatmap.pairs import cheaper_order, distance, order_ceiling
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """N instances with K points each, in pixels of the original picture.
+
+    Attributes:
+      ids: [N] str, the picture; several instances may share it.
+      instances: [N] int, the number of the instance in its picture.
+      groups: [N] str, video, specimen or tray.
+      predicted: [N, K, 2] (x, y).
+      score: [N, K] confidence, NaN where the decoder has none.
+      entropy: [N, K] nats, NaN where the decoder has none.
+      truth: [N, K, 2] (x, y); any value where not labelled.
+      weight: [N, K], positive where labelled, else 0.
+      boxes: [N, 4] edges (x0, y0, x1, y1) of the instance.
+      areas: [N] px², the scale of OKS.
+      sizes: [N, 2] (height, width) of the picture.
+    """
+
+    ids: np.ndarray
+    instances: np.ndarray
+    groups: np.ndarray
+    predicted: np.ndarray
+    score: np.ndarray
+    entropy: np.ndarray
+    truth: np.ndarray
+    weight: np.ndarray
+    boxes: np.ndarray
+    areas: np.ndarray
+    sizes: np.ndarray
+
+    def __post_init__(self):
+        n, k = self.weight.shape
+        shapes = {"predicted": (n, k, 2), "truth": (n, k, 2), "score": (n, k), "entropy": (n, k)}
+        shapes |= {"ids": (n,), "instances": (n,), "groups": (n,), "areas": (n,)}
+        shapes |= {"boxes": (n, 4), "sizes": (n, 2)}
+        for name, shape in shapes.items():  # a wrong one would broadcast without a word
+            if getattr(self, name).shape != shape:
+                raise ValueError(f"{name} has shape {getattr(self, name).shape}, expected {shape}")
+
+
+def score(predictions: Predictions, points: KeypointSet, config: EvalConfig) -> dict[str, float]:
+    """Measures everything that the config asks for.
+
+    Args:
+      predictions: N instances of one split.
+      points: the meaning of their K points.
+      config: `eval` of the config.
+
+    Returns:
+      Flat scores without the split's prefix.
+
+    Raises:
+      UserError: for an unknown name in `eval.metrics` or `eval.pck_references`.
+    """
+    scores: dict[str, float] = {}
+    for name in config.metrics:
+        scores |= choose(METRICS, name, "eval.metrics")(predictions, points, config)
+    return scores
+
+
+def interchange(predictions: Predictions, points: KeypointSet) -> Predictions:
+    """Puts the truth of interchangeable pairs into the order that suits the predictions better."""
+    truth, weight = cheaper_order(
+        predictions.predicted, predictions.truth, predictions.weight, points.interchangeable_pairs
+    )
+    return dataclasses.replace(predictions, truth=truth, weight=weight)
+
+
+def bbox_reference(predictions: Predictions, points: KeypointSet) -> np.ndarray:
+    """Returns [N] px, the diagonal of the extent of the labelled true points, 0 without any."""
+    labelled = (predictions.weight > 0)[..., None]
+    top = np.max(predictions.truth, axis=1, where=labelled, initial=-np.inf)
+    bottom = np.min(predictions.truth, axis=1, where=labelled, initial=np.inf)
+    return np.hypot(*np.maximum(top - bottom, 0.0).T)
+
+
+def torso_reference(predictions: Predictions, points: KeypointSet) -> np.ndarray:
+    """Returns [N] px, between the means of the torso's two groups, 0 where a label is missing."""
+    first, second = (list(group) for group in points.torso)
+    between = predictions.truth[:, first].mean(axis=1) - predictions.truth[:, second].mean(axis=1)
+    labelled = (predictions.weight[:, first + second] > 0).all(axis=1)
+    return np.where(labelled, np.hypot(*between.T), 0.0)
+
+
+def image_reference(predictions: Predictions, points: KeypointSet) -> np.ndarray:
+    """Returns [N] px, the diagonal of the picture."""
+    return np.hypot(*predictions.sizes.T)
+
+
+def pck(predictions: Predictions, points: KeypointSet, config: EvalConfig) -> dict[str, float]:
+    """Measures the percentage of correct keypoints (Yang and Ramanan, TPAMI 2013), as a share.
+
+    A labelled point is right if its prediction lies within threshold · reference length. Instances
+    whose reference is zero (one labelled point, or an unlabelled torso) are left out and counted.
+
+    Args:
+      predictions: N instances.
+      points: the meaning of their points.
+      config: thresholds and reference lengths; `torso` is passed over if the points have none.
+
+    Returns:
+      For each threshold t `pck@t` (by bounding box), `pck_torso@t`, `pck_image@t`, the same with
+      `/unordered`; by bounding box also `pck@t/<point>` and, where the order of pairs cannot be
+      seen, `pck@t/ceiling` with `/low` and `/high`; `pck/excluded` instances, per reference.
+
+    Raises:
+      UserError: for an unknown name in `eval.pck_references`.
+    """
+    scores: dict[str, float] = {}
+    orders = {"": predictions}
+    if points.interchangeable_pairs:
+        orders["/unordered"] = interchange(predictions, points)
+    for name in config.pck_references:
+        measure = choose(REFERENCES, name, "eval.pck_references")
+        if name == "torso" and not points.torso:
+            continue
+        prefix = "pck" if name == "bbox" else f"pck_{name}"
+        reference = measure(predictions, points)
+        lost = (predictions.weight > 0).any(axis=1) & (reference <= 0)
+        scores[f"{prefix}/excluded"] = float(lost.sum())
+        for t in config.pck_thresholds:
+            key = f"{prefix}@{t:g}"
+            for suffix, ordered in orders.items():
+                scores[key + suffix] = _mean(_right(ordered, reference, t))
+            if name == "bbox":
+                right = _right(predictions, reference, t)
+                for k, point in enumerate(points.names):
+                    scores[f"{key}/{point}"] = _mean(right[:, k])
+                if not points.order_known:
+                    truth, weight = predictions.truth, predictions.weight
+                    best = order_ceiling(truth, weight, points, t, reference)
+                    names = ("ceiling", "ceiling/low", "ceiling/high")
+                    scores |= {f"{key}/{n}": v for n, v in zip(names, best, strict=True)}
+    return scores
+
+
+def error_px(predictions: Predictions, points: KeypointSet, config: EvalConfig) -> dict[str, float]:
+    """Measures the distance in original-image pixels over all labelled points.
+
+    Args:
+      predictions: N instances.
+      points: the meaning of their points.
+      config: not read.
+
+    Returns:
+      `error_px` (mean) with `/median`, `/p95`, `/max`, `/rmse` (root of the mean squared distance),
+      the same under `error_px/unordered` if there are interchangeable pairs, the mean per point as
+      `error_px/<point>`, and the number of `labelled_points`.
+    """
+    errors = _errors(predictions)
+    scores = {f"error_px/{name}": _mean(errors[:, k]) for k, name in enumerate(points.names)}
+    scores |= _summary("error_px", errors)
+    if points.interchangeable_pairs:
+        scores |= _summary("error_px/unordered", _errors(interchange(predictions, points)))
+    return scores | {"labelled_points": float(np.sum(predictions.weight > 0))}
+
+
+def oks_ap(predictions: Predictions, points: KeypointSet, config: EvalConfig) -> dict[str, float]:
+    """Measures average precision by object keypoint similarity, as COCO does.
+
+    Equal to pycocotools' COCOeval for keypoints, all areas, at most 20 detections in an image
+    (https://cocodataset.org/#keypoints-eval). Each instance is one detection, whose score is the
+    mean of its points' (0 for one without a score). Detections with equal scores are ranked by
+    picture and instance, so the order of the rows does not matter.
+
+    Args:
+      predictions: N instances.
+      points: the meaning of their points, with `oks_sigmas`.
+      config: not read.
+
+    Returns:
+      `oks_ap` (mean over similarities 0.5, 0.55, … 0.95), `oks_ap50`, `oks_ap75`, `oks_ar` (mean
+      recall) and the same with `/unordered`; nothing if the points have no sigmas.
+    """
+    if not points.oks_sigmas:
+        return {}
+    scores = _average_precision(predictions, points, ())
+    if points.interchangeable_pairs:
+        unordered = _average_precision(predictions, points, points.interchangeable_pairs)
+        scores |= {f"{key}/unordered": value for key, value in unordered.items()}
+    return scores
+
+
+def _average_precision(
+    predictions: Predictions, points: KeypointSet, pairs: Sequence[Pair]
+) -> dict[str, float]:
+    """Scores all pictures; every label takes its cheaper order beside each detection."""
+    sigmas = np.asarray(points.oks_sigmas)
+    confidence = np.where(np.isfinite(predictions.score), predictions.score, 0.0).mean(axis=1)
+    _, picture = np.unique(predictions.ids.astype(str), return_inverse=True)
+    rows = np.lexsort((predictions.instances, picture))
+    starts = np.flatnonzero(np.diff(picture[rows])) + 1
+    images = []
+    for here in np.split(rows, starts):
+        truth, weight, box = (
+            c[here] for c in (predictions.truth, predictions.weight, predictions.boxes)
+        )
+        detected = here[oks.top_detections(confidence[here])]
+        predicted = predictions.predicted[detected][:, None]
+        truth, weight = cheaper_order(predicted, truth, weight, pairs)
+        similarity = oks.similarity(predicted, truth, weight, box, predictions.areas[here], sigmas)
+        ignored = np.all(predictions.weight[here] <= 0, axis=1)
+        images.append(oks.Image(similarity, confidence[detected], ignored))
+    precision, recall = oks.precision_and_recall(images)
+    return {
+        "oks_ap": float(precision.mean()),
+        "oks_ap50": float(precision[0]),
+        "oks_ap75": float(precision[5]),
+        "oks_ar": float(recall.mean()),
+    }
+
+
+def _errors(predictions: Predictions) -> np.ndarray:
+    """Returns [N, K] px, NaN where not labelled."""
+    errors = distance(predictions.predicted, predictions.truth)
+    return np.where(predictions.weight > 0, errors, np.nan)
+
+
+def _right(predictions: Predictions, reference: np.ndarray, threshold: float) -> np.ndarray:
+    """Returns [N, K], 1 right, 0 wrong, NaN where not labelled or without a reference length."""
+    errors, reference = _errors(predictions), reference[:, None]
+    counted = ~np.isnan(errors) & (reference > 0)
+    return np.where(counted, errors <= threshold * reference, np.nan)
+
+
+def _mean(values: np.ndarray) -> float:
+    """Averages what is not NaN, without a warning where nothing is left."""
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if values.size else np.nan
+
+
+def _summary(key: str, errors: np.ndarray) -> dict[str, float]:
+    ordered = np.sort(errors[~np.isnan(errors)])
+    return {
+        key: _mean(ordered),
+        f"{key}/median": _quantile(ordered, 0.5),
+        f"{key}/p95": _quantile(ordered, 0.95),
+        f"{key}/max": _quantile(ordered, 1.0),
+        f"{key}/rmse": float(np.sqrt(_mean(ordered**2))),
+    }
+
+
+def _quantile(ordered: np.ndarray, q: float) -> float:
+    """Interpolates as np.quantile does, and also beside infinite values (there NumPy says NaN)."""
+    if not ordered.size:
+        return np.nan
+    position = q * (ordered.size - 1)
+    low, high = ordered[int(np.floor(position))], ordered[int(np.ceil(position))]
+    return float(low if low == high else low + (position - np.floor(position)) * (high - low))
+
+
+REFERENCES: dict[str, Callable[[Predictions, KeypointSet], np.ndarray]] = {
+    "bbox": bbox_reference,
+    "torso": torso_reference,
+    "image": image_reference,
+}
+
+METRICS: dict[str, Callable[[Predictions, KeypointSet, EvalConfig], dict[str, float]]] = {
+    "pck": pck,
+    "error_px": error_px,
+    "oks_ap": oks_ap,
+}

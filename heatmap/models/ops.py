@@ -1,0 +1,281 @@
+"""Operators whose gradients XLA:CPU computes slowly, with gradients written by hand.
+
+On CPU, XLA lowers the weight gradient of a convolution to one with a huge window, that of a
+transposed convolution to a dilated one, and the gradient of a max-pool to select-and-scatter; all
+three leave the fast matrix multiplication. The forms here are the same functions with the same
+parameters. Accelerators keep the plain operators: `jax.lax.platform_dependent` chooses when the
+program is lowered.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+
+_DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+# Below this many pixels the plain forward operator is as fast as the rearranged one.
+_PLAIN_FORWARD_PIXELS = 8 * 8
+
+
+class ConvTranspose(nnx.ConvTranspose):
+    """A 4×4 transposed convolution of stride 2 that doubles height and width.
+
+    Parameters, initialisers and result are those of `nnx.ConvTranspose` with 'SAME' padding, which
+    for this kernel is PyTorch's `ConvTranspose2d(kernel_size=4, stride=2, padding=1)` with the
+    kernel mirrored.
+    """
+
+    def __init__(self, features_in: int, features_out: int, *, dtype, rngs: nnx.Rngs):
+        super().__init__(
+            features_in, features_out, (4, 4), strides=2, padding="SAME", dtype=dtype, rngs=rngs
+        )
+
+    def __call__(self, inputs):
+        """Maps [B, H, W, C] to [B, 2H, 2W, features_out]."""
+        return _with_parameters(self, conv_transpose_4x4, inputs)
+
+
+class Conv(nnx.Conv):
+    """A 3×3 convolution that keeps height and width: `nnx.Conv` in parameters and result."""
+
+    def __init__(self, features_in: int, features_out: int, *, dtype, rngs: nnx.Rngs):
+        super().__init__(features_in, features_out, (3, 3), dtype=dtype, rngs=rngs)
+
+    def __call__(self, inputs):
+        """Maps [B, H, W, C] to [B, H, W, features_out]."""
+        return _with_parameters(self, conv_3x3, inputs)
+
+
+def _with_parameters(layer, operator, inputs):
+    """Applies an operator to a layer's kernel and bias, in the layer's precision."""
+    dtype = layer.dtype or inputs.dtype
+    inputs, kernel, bias = (a.astype(dtype) for a in (inputs, layer.kernel[...], layer.bias[...]))
+    return operator(inputs, kernel) + bias
+
+
+@jax.custom_vjp
+def conv_3x3(x, kernel):
+    """3×3 convolution of stride 1 and 'SAME' padding.
+
+    Args:
+      x: [B, H, W, C].
+      kernel: [3, 3, C, F].
+
+    Returns:
+      [B, H, W, F].
+    """
+    return plain_conv(x, kernel)
+
+
+def plain_conv(x, kernel):
+    """The reference form of `conv_3x3`, differentiable by JAX itself."""
+    return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=_DIMENSIONS)
+
+
+def _conv_backward(residuals, gradient):
+    def plain(x, kernel, gradient):
+        return jax.vjp(plain_conv, x, kernel)[1](gradient)
+
+    def rearranged(x, kernel, gradient):
+        dx = plain_conv(gradient, kernel[::-1, ::-1].swapaxes(2, 3))
+        return dx, _conv_kernel_gradient(x, gradient).astype(kernel.dtype)
+
+    return lax.platform_dependent(*residuals, gradient, cpu=rearranged, default=plain)
+
+
+conv_3x3.defvjp(lambda x, kernel: (conv_3x3(x, kernel), (x, kernel)), _conv_backward)
+
+
+def _conv_kernel_gradient(x, gradient):
+    """Sums, over pixels i, x[i + t - 1] ⊗ gradient[i] for each of the 3×3 taps t."""
+    height, width, channels = x.shape[1:]
+
+    def neighbours(x):  # [D, H, W, C] -> [D, H, W, 9 C]
+        padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        views = [padded[:, p : p + height, q : q + width] for p in range(3) for q in range(3)]
+        return jnp.concatenate(views, axis=-1)
+
+    product = _sum_over_pixels(x, gradient, left=neighbours, right=lambda g: g)
+    return product.reshape(3, 3, channels, -1)
+
+
+@jax.custom_vjp
+def conv_transpose_4x4(x, kernel):
+    """Transposed convolution, 4×4, stride 2, as `lax.conv_transpose(…, 'SAME')`.
+
+    Args:
+      x: [B, H, W, C].
+      kernel: [4, 4, C, F].
+
+    Returns:
+      [B, 2H, 2W, F].
+    """
+    return lax.platform_dependent(
+        x, kernel, cpu=_conv_transpose_by_phases, default=plain_conv_transpose
+    )
+
+
+def plain_conv_transpose(x, kernel):
+    """The reference form of `conv_transpose_4x4`, differentiable by JAX itself."""
+    return lax.conv_transpose(x, kernel, (2, 2), "SAME", dimension_numbers=_DIMENSIONS)
+
+
+def _conv_transpose_by_phases(x, kernel):
+    """Computes the four phases of the output by one 2×2 convolution, then interleaves them.
+
+    Along one axis, y[2m] = x[m-1]·k[0] + x[m]·k[2] and y[2m+1] = x[m]·k[1] + x[m+1]·k[3]: two
+    neighbours each, so a 2×2 window over the padded input sees all that four outputs need.
+    """
+    batch, height, width, channels = x.shape
+    if height * width <= _PLAIN_FORWARD_PIXELS:
+        return plain_conv_transpose(x, kernel)
+    features = kernel.shape[-1]
+    taps = kernel.reshape(2, 2, 2, 2, channels, features)  # [tap, phase] for rows, then columns
+    weights = taps.transpose(0, 2, 4, 1, 3, 5).reshape(2, 2, channels, 4 * features)
+    windows = lax.conv_general_dilated(
+        x, weights, (1, 1), ((1, 1), (1, 1)), dimension_numbers=_DIMENSIONS
+    )
+    windows = windows.reshape(batch, height + 1, width + 1, 2, 2, features)
+    # The odd phase of pixel m sits in the window that starts at m, one further than the even one.
+    rows = [
+        jnp.stack([windows[:, p : p + height, q : q + width, p, q] for q in (0, 1)], axis=3)
+        for p in (0, 1)
+    ]  # each [B, H, W, 2, F]
+    phases = jnp.stack(rows, axis=2)  # [B, H, 2, W, 2, F]
+    return phases.reshape(batch, 2 * height, 2 * width, features)
+
+
+def _conv_transpose_backward(residuals, gradient):
+    def plain(x, kernel, gradient):
+        return jax.vjp(plain_conv_transpose, x, kernel)[1](gradient)
+
+    def rearranged(x, kernel, gradient):
+        mirrored = kernel[::-1, ::-1].swapaxes(2, 3)
+        dx = lax.conv_general_dilated(
+            gradient, mirrored, (2, 2), ((1, 1), (1, 1)), dimension_numbers=_DIMENSIONS
+        )
+        return dx, _conv_transpose_kernel_gradient(x, gradient).astype(kernel.dtype)
+
+    return lax.platform_dependent(*residuals, gradient, cpu=rearranged, default=plain)
+
+
+conv_transpose_4x4.defvjp(
+    lambda x, kernel: (conv_transpose_4x4(x, kernel), (x, kernel)), _conv_transpose_backward
+)
+
+
+def _conv_transpose_kernel_gradient(x, gradient):
+    """Sums, over pixels i, x[i] ⊗ gradient[2i + 2 - t] for each of the 4×4 taps t."""
+    height, width, channels = x.shape[1:]
+    features = gradient.shape[-1]
+
+    def shifted(gradient):  # [D, 2H, 2W, F] -> [D, H, W, 16 F]
+        padded = jnp.pad(gradient, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        blocks = padded.reshape(-1, height + 1, 2, width + 1, 2, features)
+        blocks = blocks.transpose(0, 1, 3, 2, 4, 5)  # [D, H+1, W+1, 2, 2, F]
+        views = [blocks[:, p : p + height, q : q + width] for p in (0, 1) for q in (0, 1)]
+        return jnp.stack(views, axis=3).reshape(-1, height, width, 16 * features)
+
+    product = _sum_over_pixels(x, gradient, left=lambda x: x, right=shifted)
+    taps = product.reshape(channels, 2, 2, 2, 2, features)  # [C, block y, x, inner y, x, F]
+    taps = taps.transpose(1, 3, 2, 4, 0, 5).reshape(4, 4, channels, features)
+    return taps[::-1, ::-1]  # shift s of the gradient belongs to tap t = 3 - s
+
+
+def _sum_over_pixels(x, gradient, left, right):
+    """Returns the matrix Σ left(x)ᵀ right(gradient) over all pixels of all images, in float32.
+
+    The images follow one another in a scan, so that the shifted copies of one image stay in the
+    cache; a batch that is divided between D devices is scanned on all of them at once.
+
+    Args:
+      x: [B, …].
+      gradient: [B, …].
+      left: maps x of D images to [D, H, W, P].
+      right: maps the gradient of D images to [D, H, W, Q].
+
+    Returns:
+      [P, Q].
+    """
+    batch = x.shape[0]
+    shards = _batch_shards(batch)
+
+    def scanned(a):  # [B, …] -> [B/D, D, …]
+        return a.reshape(shards, batch // shards, *a.shape[1:]).swapaxes(0, 1)
+
+    def matrices(x, gradient):  # [D, pixels, P] and [D, pixels, Q]
+        return (a.reshape(shards, -1, a.shape[-1]) for a in (left(x), right(gradient)))
+
+    def add(total, images):
+        per_pixel = (((1,), (1,)), ((0,), (0,)))
+        product = lax.dot_general(*matrices(*images), per_pixel, preferred_element_type=jnp.float32)
+        return total + product, None
+
+    shapes = jax.eval_shape(lambda *a: tuple(matrices(*a)), x[:shards], gradient[:shards])
+    zeros = jnp.zeros((shards, shapes[0].shape[-1], shapes[1].shape[-1]), jnp.float32)
+    total, _ = lax.scan(add, zeros, (scanned(x), scanned(gradient)))
+    return total.sum(0)
+
+
+def _batch_shards(batch: int) -> int:
+    """Returns over how many devices the batch is divided, 1 outside a mesh."""
+    shards = jax.sharding.get_abstract_mesh().shape.get("data", 1)
+    return shards if batch % shards == 0 else 1
+
+
+@jax.custom_vjp
+def max_pool_2x2(x):
+    """2×2 max-pool of stride 2, as `nnx.max_pool(x, (2, 2), (2, 2))`.
+
+    Args:
+      x: [B, H, W, C], H and W even.
+
+    Returns:
+      [B, H/2, W/2, C]. Where several of the four are largest, the gradient goes to the first in
+      row order, as XLA's select-and-scatter does; after a ReLU such ties are common.
+    """
+    return lax.platform_dependent(x, cpu=_max_of_quarters, default=plain_max_pool)
+
+
+def plain_max_pool(x):
+    """The reference form of `max_pool_2x2`, differentiable by JAX itself."""
+    return nnx.max_pool(x, (2, 2), strides=(2, 2))
+
+
+def _quarters(x):
+    batch, height, width, channels = x.shape
+    blocks = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+    return [blocks[:, :, p, :, q] for p in (0, 1) for q in (0, 1)]
+
+
+def _max_of_quarters(x):
+    return functools.reduce(jnp.maximum, _quarters(x))
+
+
+def _max_pool_forward(x):
+    pooled = max_pool_2x2(x)
+    return pooled, (x, pooled)
+
+
+def _max_pool_backward(residuals, gradient):
+    def plain(x, pooled, gradient):
+        del pooled
+        return jax.vjp(plain_max_pool, x)[1](gradient)[0]
+
+    def to_first_largest(x, pooled, gradient):
+        free = jnp.ones(pooled.shape, bool)
+        parts = []
+        for quarter in _quarters(x):
+            chosen = free & (quarter == pooled)
+            free &= ~chosen
+            parts.append(jnp.where(chosen, gradient, 0))
+        rows = [jnp.stack(parts[i : i + 2], axis=3) for i in (0, 2)]  # [B, H/2, W/2, 2, C]
+        return jnp.stack(rows, axis=2).reshape(x.shape)
+
+    x, pooled = residuals
+    return (lax.platform_dependent(x, pooled, gradient, cpu=to_first_largest, default=plain),)
+
+
+max_pool_2x2.defvjp(_max_pool_forward, _max_pool_backward)

@@ -1,0 +1,87 @@
+"""Builds what a config describes, and opens what a workdir holds."""
+
+import dataclasses
+import pathlib
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from heatmap import checkpoint, decoding, losses, models, workdir
+from heatmap import state as state_lib
+from heatmap.config import Config
+from heatmap.keypoints import KeypointSet
+from heatmap.state import Network, Tree
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A model with the meaning of what it finds.
+
+    Attributes:
+      config: the run's config.
+      points: what the K points mean.
+      network: the static part of the model.
+      mesh: the devices.
+      weights: {'params', 'frozen', 'stats'}, on every device of the mesh.
+    """
+
+    config: Config
+    points: KeypointSet
+    network: Network
+    mesh: jax.sharding.Mesh
+    weights: dict[str, Tree]
+
+
+def build(config: Config, points: KeypointSet) -> Run:
+    """Builds a model with fresh weights, after checking that the parts fit one another.
+
+    Raises:
+      UserError: naming the fields that do not fit.
+    """
+    network, _ = _describe(config, points)
+    mesh = state_lib.create_mesh()
+
+    def initialise():
+        model = models.create(config, points.count, nnx.Rngs(config.seed))
+        return state_lib.split_model(model, config.optim.freeze_paths)[1]
+
+    # One program makes all weights in place, with the same numbers on any number of devices.
+    weights = jax.jit(initialise, out_shardings=state_lib.replicated(mesh))()
+    return Run(config, points, network, mesh, weights)
+
+
+def open_run(folder: pathlib.Path, config: Config | None = None) -> Run:
+    """Opens the best checkpoint of a workdir.
+
+    Args:
+      folder: a workdir.
+      config: settings to use in place of the stored ones, such as another decoder.
+
+    Returns:
+      The run with its trained weights.
+
+    Raises:
+      UserError: if the folder is no workdir, or has no checkpoint yet.
+    """
+    config = config or workdir.read_config(folder)
+    best = checkpoint.Checkpoints(folder, checkpoint.BEST)
+    points = KeypointSet.from_json(best.meta()["points"])
+    network, shapes = _describe(config, points)
+    mesh = state_lib.create_mesh()
+    like = checkpoint.shapes(shapes, state_lib.replicated(mesh))
+    return Run(config, points, network, mesh, best.restore(like))
+
+
+def normalise_pixels(image: jax.Array, config: Config) -> jax.Array:
+    """Turns uint8 pixels [B, H, W, C] into what the network sees: (x/255 - mean)/std, float32."""
+    mean, std = (jnp.array(v, jnp.float32) for v in (config.data.mean, config.data.std))
+    return (image.astype(jnp.float32) / 255.0 - mean) / std
+
+
+def _describe(config: Config, points: KeypointSet) -> tuple[Network, dict[str, Tree]]:
+    """Returns the static part of a model and the shapes of its weights, checked but not made."""
+    model = nnx.eval_shape(lambda: models.create(config, points.count, nnx.Rngs(config.seed)))
+    losses.check(config, model.output)
+    decoding.check(config)
+    return state_lib.split_model(model, config.optim.freeze_paths)

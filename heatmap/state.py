@@ -1,0 +1,151 @@
+"""What training changes: the state, its division into parts, and where its arrays live."""
+
+import dataclasses
+import hashlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from heatmap import optim
+from heatmap.errors import UserError
+
+Tree = Any
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Everything that a resumed run needs, as a pytree of arrays.
+
+    Attributes:
+      step: int32, the number of steps taken.
+      params: the trainable parameters.
+      frozen: the parameters that stay as they are: no gradients, no optimiser memory.
+      stats: batch statistics.
+      opt_state: of the optimiser.
+      ema: the running average of `params`, or an empty dictionary.
+      loss_sum: sum of weighted errors since the last line of the training log.
+      loss_weight: sum of weights since then.
+    """
+
+    step: jax.Array
+    params: Tree
+    frozen: Tree
+    stats: Tree
+    opt_state: Tree
+    ema: Tree
+    loss_sum: jax.Array
+    loss_weight: jax.Array
+
+    @property
+    def weights(self) -> dict[str, Tree]:
+        """What predicts: the averaged parameters where there are any."""
+        return {"params": self.ema or self.params, "frozen": self.frozen, "stats": self.stats}
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A model without its arrays: two static graphs, one to train and one to evaluate."""
+
+    train_graph: nnx.GraphDef
+    eval_graph: nnx.GraphDef
+
+    def train(self, params, frozen, stats, image, key) -> tuple[jax.Array, Tree]:
+        """Runs the model in training mode.
+
+        Args:
+          params: trainable parameters.
+          frozen: the others.
+          stats: batch statistics.
+          image: [B, H, W, C] normalised.
+          key: for dropout.
+
+        Returns:
+          (output, new statistics).
+        """
+        model = nnx.merge(self.train_graph, params, frozen, stats)
+        output = model(image, rngs=nnx.Rngs(dropout=key))
+        return output, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+
+    def predict(self, weights: dict[str, Tree], image) -> jax.Array:
+        """Runs the model in evaluation mode: no dropout, stored statistics."""
+        graph, parts = self.eval_graph, (weights["params"], weights["frozen"], weights["stats"])
+        return nnx.merge(graph, *parts)(image)
+
+
+def split_model(
+    model: nnx.Module, freeze_paths: tuple[str, ...] = ()
+) -> tuple[Network, dict[str, Tree]]:
+    """Divides a model into static graphs and plain dictionaries of arrays.
+
+    Args:
+      model: in any mode.
+      freeze_paths: regular expressions of the parameters to freeze.
+
+    Returns:
+      (network, {'params', 'frozen', 'stats'}).
+
+    Raises:
+      UserError: if a pattern matches no parameter.
+    """
+    names = [optim.path_name(path) for path, _ in nnx.to_flat_state(nnx.state(model, nnx.Param))]
+    for pattern in freeze_paths:
+        if not any(optim.matches((pattern,), name) for name in names):
+            raise UserError(
+                f"optim.freeze_paths: {pattern!r} matches no parameter; they are named like "
+                f"{names[0]!r}."
+            )
+    frozen = nnx.All(nnx.Param, lambda path, _: optim.matches(freeze_paths, optim.path_name(path)))
+    parts = (nnx.All(nnx.Param, nnx.Not(frozen)), frozen, nnx.BatchStat)
+    modes = {"deterministic": True, "use_running_average": True}
+    training = nnx.with_attributes(model, raise_if_not_found=False, **dict.fromkeys(modes, False))
+    evaluating = nnx.with_attributes(model, raise_if_not_found=False, **modes)
+    train_graph, *states = nnx.split(training, *parts)
+    eval_graph = nnx.split(evaluating, *parts)[0]
+    arrays = [nnx.to_pure_dict(state) for state in states]
+    network = Network(train_graph, eval_graph)
+    return network, dict(zip(("params", "frozen", "stats"), arrays, strict=True))
+
+
+def new_state(weights: dict[str, Tree], optimiser, ema: bool) -> TrainState:
+    """Returns the state before the first step."""
+    params = weights["params"]
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        opt_state=optimiser.init(params),
+        ema=jax.tree.map(jnp.copy, params) if ema else {},
+        loss_sum=jnp.zeros((), jnp.float32),
+        loss_weight=jnp.zeros((), jnp.float32),
+        **weights,
+    )
+
+
+def create_mesh() -> jax.sharding.Mesh:
+    """Returns the mesh over all devices, with the one axis 'data' that batches are divided on."""
+    return jax.make_mesh((jax.device_count(),), ("data",), (AxisType.Auto,))
+
+
+def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
+    """The sharding of arrays that every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def sharded(mesh: jax.sharding.Mesh) -> NamedSharding:
+    """The sharding of batches: the first axis divided over the devices."""
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def sha256(state: TrainState) -> str:
+    """Hashes parameters, optimiser, average and statistics, bit for bit, with their names."""
+    digest = hashlib.sha256()
+    parts = {k: getattr(state, k) for k in ("params", "frozen", "stats", "opt_state", "ema")}
+    leaves, _ = jax.tree_util.tree_flatten_with_path(parts)
+    for path, leaf in leaves:
+        array = np.asarray(leaf)
+        digest.update(f"{optim.path_name(path)}{array.shape}{array.dtype}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,359 @@
+"""Trains what a config describes, from the newest checkpoint if there is one.
+
+The loop is only ordering. What a step computes stands in `make_train_step`, what is saved in
+`checkpoint`, what is measured in `evaluate`.
+"""
+
+import contextlib
+import dataclasses
+import math
+import pathlib
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from tqdm import tqdm
+
+import input_pipeline
+from heatmap import checkpoint, evaluate, losses, optim, workdir, writers
+from heatmap import run as run_lib
+from heatmap import state as state_lib
+from heatmap.checkpoint import BEST, LATEST, Checkpoints
+from heatmap.config import Config
+from heatmap.errors import UserError
+from heatmap.report import sheet
+from heatmap.run import Run
+from heatmap.state import TrainState
+from input_pipeline import batching
+
+# Metrics of which more is better; of all others less is.
+_MORE_IS_BETTER = ("pck", "oks")
+
+
+def train(config: Config, folder: pathlib.Path) -> dict[str, float]:
+    """Trains, or goes on training, until the config's length is reached.
+
+    Args:
+      config: the run's config.
+      folder: the workdir; made if it does not exist.
+
+    Returns:
+      The scores of the best checkpoint, also in metrics.json; empty if training was interrupted.
+
+    Raises:
+      UserError: for anything wrong with config, data or workdir that the user can mend.
+    """
+    batching.check_batch_size(config.train.batch_size)
+    workdir.claim(folder, config)
+    records, split = input_pipeline.load(config.data)
+    for note in (*records.skipped, *split.notes, f"split sha256 {split.sha256[:12]}"):
+        print(note, flush=True)
+    return Trainer(config, folder, records, split).run_to_the_end()
+
+
+class Trainer:
+    """One run: the state, the log and where they are kept."""
+
+    def __init__(self, config: Config, folder: pathlib.Path, records, split):
+        self.config, self.folder = config, folder
+        self.splits = {name: records.take(rows) for name, rows in split.rows.items()}
+        self.steps = batching.steps_per_run(config, len(self.splits["train"]))
+        evaluate.check_measured(config, self.splits["val"])
+        self.run = run_lib.build(config, records.points)
+        optimiser, self.schedule = optim.create(config.optim, self.steps)
+        self.train_step = make_train_step(self.run, optimiser)
+        self.predict_step = evaluate.make_predict_step(self.run)
+        self.latest, self.best = (Checkpoints(folder, kind) for kind in (LATEST, BEST))
+        self.writer = writers.create(folder, config)
+        self.meta: checkpoint.Meta = {
+            "config": dataclasses.asdict(config),
+            "points": records.points.to_json(),
+            "split_sha256": split.sha256,
+            "splits": sorted(split.rows),
+            "log": [],
+            "best": None,
+        }
+        self.state = self._start(optimiser, split.sha256)
+        self.stop_asked = False
+        self.started = time.monotonic()
+
+    def _start(self, optimiser, split_sha256: str) -> TrainState:
+        """Makes the first state, or restores the newest."""
+        with jax.set_mesh(self.run.mesh):
+            everywhere = state_lib.replicated(self.run.mesh)
+            create = jax.jit(
+                lambda weights: state_lib.new_state(
+                    weights, optimiser, self.config.optim.ema_decay > 0
+                ),
+                out_shardings=everywhere,
+            )
+            if self.latest.step() is None:
+                return create(self.run.weights)
+            evaluate.check_split(self.folder, LATEST, split_sha256)
+            shapes = checkpoint.as_tree(jax.eval_shape(create, self.run.weights))
+            state = TrainState(**self.latest.restore(checkpoint.shapes(shapes, everywhere)))
+        stored = self.latest.meta()
+        self.meta |= {"log": stored["log"], "best": stored["best"]}
+        print(f"resumed at step {int(state.step)}", flush=True)
+        return state
+
+    def run_to_the_end(self) -> dict[str, float]:
+        """Trains the steps that are left, scores the best checkpoint and prints the table."""
+        first = int(self.state.step)
+        if first > self.steps:
+            raise UserError(
+                f"{self.folder} has been trained for {first} steps, more than the {self.steps} "
+                "asked for; choose another --workdir or a longer run."
+            )
+        with jax.set_mesh(self.run.mesh), on_sigterm(self._ask_to_stop):
+            if first < self.steps:
+                (self.folder / workdir.METRICS).unlink(missing_ok=True)
+                self._write_log()
+                self._loop(first)
+            if self.stop_asked:
+                print(f"stopped at step {int(self.state.step)}; the same command goes on from here")
+                return {}
+            scores = workdir.read_metrics(self.folder) or self._finish()
+        self.writer.close()
+        print(evaluate.table(scores))
+        print(f"state_sha256={state_lib.sha256(self.state)}", flush=True)
+        return scores
+
+    def _loop(self, first: int) -> None:
+        config, sharding = self.config, state_lib.sharded(self.run.mesh)
+        batches = batching.train_batches(self.splits["train"], config, first, self.steps)
+        progress = Progress(first, self.steps, config)
+        pending = None  # the step before: its loss is looked at while the next one computes
+        for step, batch in enumerate(batches, start=first + 1):
+            self.state, loss = self.train_step(self.state, batching.to_devices(batch, sharding))
+            if pending:
+                self._check_finite(*pending)
+            pending = (step, loss, batch["row"])
+            due = self._evaluation_is_due(step)
+            out_of_time = self._out_of_time()
+            leaving = self.stop_asked or out_of_time
+            if due or leaving or progress.is_due(step) or self._save_is_due(step):
+                self._check_finite(*pending)
+                progress.show(step, float(loss))
+                rates = {"train/loss": float(loss), "learning_rate": float(self.schedule(step - 1))}
+                self.writer.write_scalars(step, rates)
+            if due:
+                self._validate(step, progress)
+            if due or leaving or self._save_is_due(step):
+                self.latest.save(step, checkpoint.as_tree(self.state), self.meta)
+                self._write_log()
+            if leaving:
+                break
+        progress.close()
+        if out_of_time and step < self.steps:
+            print(f"train.max_hours reached at step {step} of {self.steps}", flush=True)
+
+    def _validate(self, step: int, progress: "Progress") -> None:
+        """Scores the validation split, adds a line to the log and keeps the best weights."""
+        config, weights = self.config, self.state.weights
+        predictions, loss = evaluate.predict(
+            self.run, self.predict_step, weights, self.splits["val"]
+        )
+        scores = evaluate.score(self.run, "val", predictions, loss)
+        self.writer.write_scalars(step, {k: v for k, v in scores.items() if math.isfinite(v)})
+        train_loss = float(losses.mean(self.state.loss_sum, self.state.loss_weight))
+        size = len(self.splits["train"])
+        log = self.meta["log"]
+        log.append(
+            {
+                "epoch": step * config.train.batch_size // size,
+                "step": step,
+                "train_loss": train_loss,
+                "val_loss": loss if math.isfinite(loss) else None,
+            }
+        )
+        zero = jax.tree.map(jnp.zeros_like, (self.state.loss_sum, self.state.loss_weight))
+        self.state = dataclasses.replace(self.state, loss_sum=zero[0], loss_weight=zero[1])
+        metric = config.train.best_metric
+        value, best = scores[metric], self.meta["best"]
+        if best is None or _better(value, best["value"], metric):
+            self.meta["best"] = {"step": step, "value": value}
+            self.best.save(step, weights, self.meta)
+        if config.eval.sheet_examples and (
+            step == self.steps or len(log) % config.eval.sheet_every_evals == 0
+        ):
+            self._sheet(step)
+        progress.validated(log[-1], metric, value)
+
+    def _sheet(self, step: int) -> None:
+        """Draws the first validation pictures and keeps their maps."""
+        records = self.splits["val"].take(slice(self.config.eval.sheet_examples))
+        batch = next(batching.eval_batches(records, self.config))
+        n = len(records)
+        output, predicted = evaluate.look(self.run, self.state.weights, batch)
+        maps = None if output.ndim == 3 else output[:n]
+        if maps is not None:
+            with workdir.replacing(self.folder / "heatmaps" / f"{step:07d}.npz") as temporary:
+                np.savez_compressed(temporary, ids=records.ids.astype(str), heatmaps=maps)
+        picture = sheet.draw(
+            batch["image"][:n],
+            maps,
+            predicted[:n],
+            batch["keypoints"][:n],
+            records.labelled,
+            records.points,
+            f"{self.config.model.name}, validation, step {step}",
+        )
+        sheet.save(self.folder / "figures" / f"val_{step:07d}.png", picture)
+        self.writer.write_images(step, {"val/sheet": picture[None]})
+
+    def _finish(self) -> dict[str, float]:
+        """Scores the best checkpoint on every held-out split, and writes the results."""
+        weights = self.best.restore(
+            checkpoint.shapes(self.state.weights, state_lib.replicated(self.run.mesh))
+        )
+        scores: dict[str, float] = {}
+        for name in [s for s in ("val", "test") if s in self.splits]:
+            found, loss = evaluate.predict(self.run, self.predict_step, weights, self.splits[name])
+            scores |= evaluate.score(self.run, name, found, loss)
+            path = self.folder / "predictions" / f"{name}.parquet"
+            evaluate.save_predictions(path, found, self.run.points.names, self.config.eval.csv)
+        self.writer.write_scalars(self.steps, {k: v for k, v in scores.items() if math.isfinite(v)})
+        evaluate.save_metrics(self.folder / workdir.METRICS, scores)
+        return scores
+
+    def _write_log(self) -> None:
+        log = {self.config.model.name: self.meta["log"]}
+        workdir.write_json(self.folder / workdir.TRAINING_LOG, log)
+
+    def _evaluation_is_due(self, step: int) -> bool:
+        """Says whether an epoch, or so many steps, end with this step."""
+        if step == self.steps:
+            return True
+        train, size = self.config.train, len(self.splits["train"])
+        if train.eval_every_steps:
+            return step % train.eval_every_steps == 0
+        epochs = step * train.batch_size // size
+        before = (step - 1) * train.batch_size // size
+        return epochs // train.eval_every_epochs > before // train.eval_every_epochs
+
+    def _save_is_due(self, step: int) -> bool:
+        every = self.config.train.save_every_steps
+        return bool(every) and step % every == 0
+
+    def _out_of_time(self) -> bool:
+        hours = self.config.train.max_hours
+        return hours > 0 and time.monotonic() - self.started > 3600 * hours
+
+    def _ask_to_stop(self) -> None:
+        self.stop_asked = True
+
+    def _check_finite(self, step: int, loss, rows) -> None:
+        """Stops the run at a loss that is not finite; the state before it is on disk."""
+        if np.isfinite(float(loss)):
+            return
+        ids = ", ".join(self.splits["train"].ids[rows])
+        saved = self.latest.step()
+        kept = f"The last good checkpoint is of step {saved}" if saved else "There is no checkpoint"
+        raise UserError(
+            f"The loss of step {step} is {float(loss)}. {kept} in {self.latest.folder}. Try a "
+            f"lower optim.learning_rate or optim.clip_norm=1. The batch held: {ids}."
+        )
+
+
+def make_train_step(run: Run, optimiser: optax.GradientTransformation):
+    """Compiles (state, batch on the devices) -> (next state, loss of the batch).
+
+    The batch is divided over the mesh and the state is on every device: sums over the batch, batch
+    statistics and gradients become all-reduces, so that any number of devices takes the same step.
+    """
+    config, decay = run.config, run.config.optim.ema_decay
+
+    def loss_of(params, state: TrainState, batch, key):
+        image = run_lib.normalise_pixels(batch["image"], config)
+        output, stats = run.network.train(params, state.frozen, state.stats, image, key)
+        total, weight = losses.compute(config, run.points, output, batch)
+        return losses.mean(total, weight), (total, weight, stats)
+
+    def train_step(state: TrainState, batch):
+        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        gradient = jax.value_and_grad(loss_of, has_aux=True)
+        (loss, (total, weight, stats)), grads = gradient(state.params, state, batch, key)
+        updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = optax.incremental_update(params, state.ema, 1 - decay) if decay else {}
+        following = dataclasses.replace(
+            state,
+            step=state.step + 1,
+            params=params,
+            stats=stats,
+            opt_state=opt_state,
+            ema=ema,
+            loss_sum=state.loss_sum + total,
+            loss_weight=state.loss_weight + weight,
+        )
+        return following, loss
+
+    everywhere = state_lib.replicated(run.mesh)
+    return jax.jit(train_step, donate_argnums=0, out_shardings=everywhere)
+
+
+class Progress:
+    """A bar with rate and remaining time on a terminal, plain lines elsewhere."""
+
+    def __init__(self, first: int, steps: int, config: Config):
+        self._first, self._steps, self._config = first, steps, config
+        self._began = time.monotonic()
+        self._bar = None
+        if sys.stderr.isatty():
+            self._bar = tqdm(total=steps, initial=first, unit="step", dynamic_ncols=True)
+
+    def is_due(self, step: int) -> bool:
+        """Says whether to report this step."""
+        return step % self._config.log.every_steps == 0
+
+    def show(self, step: int, loss: float) -> None:
+        """Reports a step."""
+        if self._bar is not None:
+            self._bar.set_postfix(loss=f"{loss:.3g}", refresh=False)
+            self._bar.update(step - self._bar.n)
+            return
+        seconds = time.monotonic() - self._began
+        each = seconds / max(1, step - self._first)
+        rate = self._config.train.batch_size / each
+        left = tqdm.format_interval((self._steps - step) * each)
+        print(
+            f"step {step}/{self._steps}  loss {loss:.4g}  {rate:.0f} images/s  {left} left",
+            flush=True,
+        )
+
+    def validated(self, line: dict, metric: str, value: float) -> None:
+        """Reports an evaluation."""
+        val_loss = "-" if line["val_loss"] is None else f"{line['val_loss']:.4g}"
+        tqdm.write(
+            f"epoch {line['epoch']}  train loss {line['train_loss']:.4g}  val loss {val_loss}  "
+            f"{metric} {value:.4g}"
+        )
+        sys.stdout.flush()
+
+    def close(self) -> None:
+        """Leaves the bar as it is."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+@contextlib.contextmanager
+def on_sigterm(action: Callable[[], None]) -> Iterator[None]:
+    """Calls a function at SIGTERM, inside the block, instead of dying."""
+    previous = signal.signal(signal.SIGTERM, lambda *_: action())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _better(value: float, than: float, metric: str) -> bool:
+    if math.isnan(than):
+        return True
+    measure = metric.split("/", 1)[-1]
+    return value > than if measure.startswith(_MORE_IS_BETTER) else value < than

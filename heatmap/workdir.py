@@ -1,0 +1,104 @@
+"""The files of a workdir, and how they are written: whole or not at all.
+
+config.json                    the resolved config
+metrics.json                   scores of the best checkpoint, flat
+training_log.json              {model: [{epoch, step, train_loss, val_loss}]}
+predictions/{split}.parquet    one row per instance and point
+heatmaps/{step}.npz            predicted maps of a few fixed pictures
+figures/                       validation sheets
+tensorboard/                   event files
+checkpoints/{latest,best}      Orbax
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+from heatmap import config as config_lib
+from heatmap.config import Config
+from heatmap.errors import UserError
+
+CONFIG, METRICS, TRAINING_LOG = "config.json", "metrics.json", "training_log.json"
+
+
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields a temporary name beside `path` that takes its place when the block succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    os.close(handle)
+    temporary = pathlib.Path(name)
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp gives 0600
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a text file whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text)
+
+
+def write_json(path: pathlib.Path, values: Any) -> None:
+    """Writes a JSON file whole or not at all."""
+    write_text(path, json.dumps(values, indent=2) + "\n")
+
+
+def claim(workdir: pathlib.Path, config: Config) -> None:
+    """Makes a folder this run's own: writes config.json, or finds that it fits.
+
+    Args:
+      workdir: new, empty, or of an earlier start of the same run.
+      config: the resolved config.
+
+    Raises:
+      UserError: if the folder holds something else or the run of another config, naming the
+        fields that differ.
+    """
+    path = workdir / CONFIG
+    if path.exists():
+        earlier = config_lib.from_json(path.read_text(), str(path))
+        changed = config_lib.differences(earlier, config, ignore=config_lib.RESUMABLE)
+        if changed:
+            raise UserError(
+                f"{workdir} holds a run of another config ({'; '.join(changed)}); choose another "
+                "--workdir or the same settings."
+            )
+    elif workdir.is_dir() and any(p for p in workdir.iterdir() if not p.name.startswith(".config")):
+        raise UserError(
+            f"{workdir} is not empty and holds no {CONFIG}, so it is no workdir of ours; choose "
+            "another --workdir."
+        )
+    write_text(path, config.to_json())
+
+
+def read_config(workdir: pathlib.Path) -> Config:
+    """Reads the config of a run.
+
+    Raises:
+      UserError: if the folder is no workdir.
+    """
+    path = workdir / CONFIG
+    if not path.is_file():
+        raise UserError(f"{workdir} holds no {CONFIG}; give the --workdir of a training run.")
+    return config_lib.from_json(path.read_text(), str(path))
+
+
+def read_metrics(workdir: pathlib.Path) -> dict[str, Any]:
+    """Reads metrics.json, or returns nothing if it is not there yet."""
+    path = workdir / METRICS
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not valid JSON ({error}); delete it to score anew.") from error

@@ -1,0 +1,257 @@
+"""Batches: which examples, in what order, as arrays on the host and then on the devices.
+
+The order of training is a pure function of (seed, step): one permutation per epoch, and batches
+run on across the ends of epochs, so that nothing is dropped or padded. No iterator state needs to
+be saved to resume.
+"""
+
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+import tensorflow as tf
+
+from heatmap import geometry, targets
+from heatmap.config import Config
+from heatmap.errors import UserError
+from heatmap.keypoints import ABSENT, LABELLED, UNKNOWN
+from input_pipeline import augment
+from input_pipeline.records import Records
+
+Batch = dict[str, np.ndarray]
+
+# What the step needs on the devices; the rest of a batch stays on the host.
+_DEVICE_KEYS = ("image", "keypoints", "visibility", "_mask", "heatmaps")
+
+
+def epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
+    """Returns the permutation [size] in which an epoch visits the examples."""
+    return np.random.default_rng([seed, 0, epoch]).permutation(size)
+
+
+def steps_per_run(config: Config, size: int) -> int:
+    """Returns the number of steps that `train.epochs` or `train.steps` asks for."""
+    return config.train.steps or last_step_of(config.train.epochs, size, config.train.batch_size)
+
+
+def last_step_of(epochs: int, size: int, batch_size: int) -> int:
+    """Returns the step with which so many epochs over `size` examples have been seen."""
+    return -(-epochs * size // batch_size)
+
+
+def train_batches(records: Records, config: Config, first: int, last: int) -> Iterator[Batch]:
+    """Yields the batches of steps first … last - 1.
+
+    Args:
+      records: the training split.
+      config: the run's config.
+      first: the step to begin with, 0 for a fresh run.
+      last: the step to stop before.
+
+    Yields:
+      This process' rows of each batch: image uint8 [b, H, W, C], keypoints float32 [b, K, 2] in
+      input pixels, visibility int32 [b, K], row int64 [b], input_from_original float64 [b, 3, 3],
+      _mask float32 [b], and heatmaps float32 [b, h, w, K] where the host renders them.
+    """
+    size, batch_size, seed = len(records), config.train.batch_size, config.seed
+    boxes = _source_boxes(records, config)
+    mine = _rows_of_process(batch_size)
+    orders: dict[int, np.ndarray] = {}
+
+    def examples():
+        for step in range(first, last):
+            for position in range(step * batch_size + mine.start, step * batch_size + mine.stop):
+                epoch, place = divmod(position, size)
+                if epoch not in orders:
+                    orders.clear()
+                    orders[epoch] = epoch_order(seed, epoch, size)
+                row = int(orders[epoch][place])
+                rng = np.random.default_rng([seed, 1, epoch, row])
+                drawn = augment.draw(boxes[row], config.augment, config.data.image_size, rng)
+                yield _example(records, row, drawn, config)
+
+    return _batches(examples, records, config, mine.stop - mine.start)
+
+
+def eval_batches(records: Records, config: Config) -> Iterator[Batch]:
+    """Yields every example once, without augmentation, the last batch padded (`_mask` 0).
+
+    Args:
+      records: any split.
+      config: the run's config.
+
+    Yields:
+      Batches as `train_batches` does, of `eval.batch_size` rounded up to the number of devices.
+    """
+    devices = jax.device_count()
+    batch_size = -(-config.eval.batch_size // devices) * devices
+    affines = eval_affines(records, config)
+    mine = _rows_of_process(batch_size)
+
+    def examples():
+        for start in range(0, len(records), batch_size):
+            for place in range(start + mine.start, start + mine.stop):
+                row = min(place, len(records) - 1)
+                drawn = augment.Drawn(affines[row], augment.NO_COLOUR)
+                yield _example(records, row, drawn, config, real=place < len(records))
+
+    return _batches(examples, records, config, mine.stop - mine.start)
+
+
+def eval_affines(records: Records, config: Config) -> np.ndarray:
+    """Returns `input_from_original` [N, 3, 3] float64 of every example, without augmentation."""
+    boxes = _source_boxes(records, config)
+    return np.stack([geometry.crop_and_resize(box, config.data.image_size) for box in boxes])
+
+
+def to_devices(batch: Batch, sharding: jax.sharding.NamedSharding) -> dict[str, jax.Array]:
+    """Makes global arrays of this process' rows, divided over the devices."""
+    return {
+        key: jax.make_array_from_process_local_data(sharding, batch[key])
+        for key in _DEVICE_KEYS
+        if key in batch
+    }
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Refuses a batch that cannot be divided evenly over the devices.
+
+    Raises:
+      UserError: naming the two numbers.
+    """
+    devices = jax.device_count()
+    if batch_size % devices:
+        raise UserError(
+            f"train.batch_size={batch_size} cannot be divided over {devices} devices; choose a "
+            f"multiple of {devices}."
+        )
+
+
+def _rows_of_process(batch_size: int) -> slice:
+    share = batch_size // jax.process_count()
+    return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
+
+
+def _source_boxes(records: Records, config: Config) -> np.ndarray:
+    _, index, counts = np.unique(records.ids, return_inverse=True, return_counts=True)
+    alone = counts[index] == 1
+    return np.stack(
+        [
+            augment.source_box(box, tuple(size), config.data, bool(one))
+            for box, size, one in zip(records.boxes, records.sizes, alone, strict=True)
+        ]
+    )
+
+
+def _example(
+    records: Records, row: int, drawn: augment.Drawn, config: Config, real: bool = True
+) -> Batch:
+    """Collects the numbers of one example; its pixels follow in tf.data."""
+    affine = drawn.input_from_original
+    keypoints = geometry.apply(affine, records.keypoints[row])
+    missing = ABSENT if config.data.missing == "absent" else UNKNOWN
+    visibility = np.where(records.labelled[row], LABELLED, missing)
+    if augment.mirrored(affine):
+        permutation = records.points.flip_permutation()
+        keypoints, visibility = keypoints[permutation], visibility[permutation]
+    factors, transform = augment.warp_parameters(affine)
+    return {
+        "keypoints": keypoints.astype(np.float32),
+        "visibility": visibility.astype(np.int32),
+        "row": np.int64(row),
+        "input_from_original": affine,
+        "_mask": np.float32(real),
+        "colour": drawn.colour,
+        "factors": factors,
+        "transform": transform,
+        "orientation": records.orientations[row].astype(np.int32),
+        "source": records.files[row] if records.pixels is None else records.pixels[row],
+    }
+
+
+def _batches(examples, records: Records, config: Config, batch_size: int) -> Iterator[Batch]:
+    """Runs the pixel work in tf.data and yields batches as NumPy arrays."""
+    points = records.points.count
+    channels = 0 if records.pixels is None else records.pixels.shape[-1]
+    source = (
+        tf.TensorSpec((), tf.string)
+        if records.pixels is None
+        else tf.TensorSpec(records.pixels.shape[1:], tf.uint8)
+    )
+    signature = {
+        "keypoints": tf.TensorSpec((points, 2), tf.float32),
+        "visibility": tf.TensorSpec((points,), tf.int32),
+        "row": tf.TensorSpec((), tf.int64),
+        "input_from_original": tf.TensorSpec((3, 3), tf.float64),
+        "_mask": tf.TensorSpec((), tf.float32),
+        "colour": tf.TensorSpec((4,), tf.float32),
+        "factors": tf.TensorSpec((2,), tf.int32),
+        "transform": tf.TensorSpec((8,), tf.float32),
+        "orientation": tf.TensorSpec((), tf.int32),
+        "source": source,
+    }
+    dataset = tf.data.Dataset.from_generator(examples, output_signature=signature)
+    dataset = dataset.map(
+        lambda example: _render(example, config, channels),
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
+    dataset = dataset.batch(batch_size, drop_remainder=True)
+    if config.targets.render == "host":
+        dataset = dataset.map(lambda batch: {**batch, "heatmaps": _host_maps(batch, config)})
+    options = tf.data.Options()
+    if config.data.workers:
+        options.threading.private_threadpool_size = config.data.workers
+    dataset = dataset.with_options(options).prefetch(2)
+    try:
+        yield from dataset.as_numpy_iterator()
+    except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError) as error:
+        raise UserError(f"A picture could not be read: {error.message.splitlines()[0]}") from error
+
+
+def _render(example, config: Config, channels: int):
+    """Reads, resamples and recolours one picture."""
+    source, orientation = example.pop("source"), example.pop("orientation")
+    image = source if channels else upright(decode(source), orientation)
+    if image.shape[-1] != config.data.channels:
+        convert = tf.image.rgb_to_grayscale if channels != 1 else tf.image.grayscale_to_rgb
+        image = convert(image)
+    factors, transform = example.pop("factors"), example.pop("transform")
+    image = augment.warp(image, factors, transform, config.data.image_size)
+    image = augment.jitter(image, example.pop("colour"), config.augment)
+    image = tf.ensure_shape(image, (*config.data.image_size, config.data.channels))
+    return {**example, "image": tf.cast(tf.round(image), tf.uint8)}
+
+
+def decode(path):
+    """Reads a picture file as RGB, uint8 [H, W, 3]."""
+    image = tf.io.decode_image(tf.io.read_file(path), channels=3, expand_animations=False)
+    image.set_shape((None, None, 3))
+    return image
+
+
+def upright(image, orientation):
+    """Undoes an EXIF orientation (1 … 8) of [H, W, C]."""
+    transposed = tf.transpose(image, (1, 0, 2))
+    shown = [
+        lambda: image,
+        lambda: image[:, ::-1],
+        lambda: image[::-1, ::-1],
+        lambda: image[::-1],
+        lambda: transposed,
+        lambda: transposed[:, ::-1],
+        lambda: transposed[::-1, ::-1],
+        lambda: transposed[::-1],
+    ]
+    return tf.switch_case(orientation - 1, shown)
+
+
+def _host_maps(batch, config: Config):
+    maps = targets.gaussian(
+        tf.experimental.numpy,
+        batch["keypoints"],
+        config.data.image_size,
+        config.targets.heatmap_size,
+        config.targets.sigma,
+    )
+    return maps * tf.cast(batch["visibility"] == LABELLED, maps.dtype)[:, None, None, :]

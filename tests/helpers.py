@@ -1,0 +1,21 @@
+"""What several test files share."""
+
+from hypothesis import settings
+
+from configs import common
+from heatmap import config as config_lib
+
+# Property-based tests draw the same examples every time, and compile inside the first one.
+properties = settings(max_examples=40, deadline=None, derandomize=True)
+
+
+def make_config(**overrides):
+    """Returns the typed default config with fields changed.
+
+    Args:
+      **overrides: dotted names, as in `make_config(**{'targets.sigma': 1.0, 'train.epochs': 3})`.
+        A length in epochs switches steps off and the other way round, as on the command line.
+    """
+    config = common.get_config()
+    config.update_from_flattened_dict(overrides)
+    return config_lib.from_mapping(config_lib.flag_overrides(config.to_dict(), overrides))
