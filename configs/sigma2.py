@@ -1,4 +1,9 @@
-"""HeatmapNet on stick figures, σ = 2 heatmap pixels."""
+"""HeatmapNet on stick figures with σ = 2 heatmap pixels.
+
+    python main.py --config=configs/sigma2.py
+
+Draws the data set on the first start, trains 30 epochs with Adam at 1e-3, and prints the scores.
+"""
 
 from ml_collections import ConfigDict
 

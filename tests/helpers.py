@@ -6,7 +6,7 @@ from configs import common
 from heatmap import config as config_lib
 
 # Property-based tests draw the same examples every time, and compile inside the first one.
-properties = settings(max_examples=40, deadline=None, derandomize=True)
+properties = settings(max_examples=30, deadline=None, derandomize=True)
 
 
 def make_config(**overrides):

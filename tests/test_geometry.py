@@ -183,12 +183,24 @@ def test_area_average_leaves_a_shrink_below_two_and_never_enlarges(drawn):
         (geometry.scaling(4, 4), (1, 1)),
         (geometry.scaling(1 / 1.99, 1 / 2.01), (2, 1)),
         (geometry.resize((1080, 1920), (256, 256)), (4, 7)),
-        (geometry.resize((300, 300), (100, 100)), (3, 3)),  # 1/3 is not exact in binary
+        (geometry.resize((300, 300), (100, 100)), (3, 3)),
         (
             geometry.compose(
                 geometry.rotation(np.pi / 2, (90, 90)), geometry.scaling(1 / 5, 1 / 3)
             ),
             (3, 5),
+        ),
+        (  # sin² + cos² rounds: the columns are a little longer than 1/4 and 1/3
+            geometry.compose(
+                geometry.rotation(np.radians(8), (90, 90)), geometry.scaling(1 / 3, 1 / 4)
+            ),
+            (4, 3),
+        ),
+        (
+            geometry.compose(
+                geometry.rotation(np.radians(8), (90, 90)), geometry.scaling(1 / 4, 1 / 3)
+            ),
+            (3, 4),
         ),
     ],
 )

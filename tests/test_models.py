@@ -1,0 +1,335 @@
+"""The networks: sizes, modes, precision and refusals; and the operators against plain ones."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from heatmap import models
+from heatmap import state as state_lib
+from heatmap.errors import UserError
+from heatmap.losses import LOSSES
+from heatmap.models import MODELS, ops
+from tests.helpers import make_config
+
+PARAMETERS = {"unet": 1_241_605, "regression": 430_602}  # 5 points, grey, 128×128 to 64×64 maps
+# Compiling is most of the time here; LLVM's costly passes change no number that is compared.
+quick_jit = functools.partial(
+    jax.jit, compiler_options={"xla_llvm_disable_expensive_passes": True}
+)
+SMALL = {"data.image_size": (32, 32), "targets.heatmap_size": (16, 16)}
+
+
+def shaped(config, points=5):
+    """A model without arrays, for what needs no arithmetic."""
+    return nnx.eval_shape(lambda: models.create(config, points, nnx.Rngs(0)))
+
+
+def count(model):
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+
+
+def output_of(config, points=5, batch=2):
+    """Shape and dtype of what a model would return."""
+    image = jax.ShapeDtypeStruct((batch, *config.data.image_size, config.data.channels), "float32")
+    graph, arrays = nnx.split(shaped(config, points))
+    with_key = lambda a, x: nnx.merge(graph, a)(x, nnx.Rngs(dropout=0))  # noqa: E731
+    return jax.eval_shape(with_key, arrays, image)
+
+
+@functools.cache
+def built(name, dtype="float32"):
+    """(network, weights) of a small model, its two modes compiled; shared by the tests below."""
+    config = make_config(**SMALL, **{"model.name": name, "model.dtype": dtype})
+    network, _ = state_lib.split_model(shaped(config, 3), ())
+
+    def initialise():
+        return state_lib.split_model(models.create(config, 3, nnx.Rngs(0)), ())[1]
+
+    return quick_jit(network.predict), quick_jit(network.train), quick_jit(initialise)()
+
+
+def picture(batch=4, seed=0):
+    return jax.random.uniform(jax.random.key(seed), (batch, 32, 32, 1))
+
+
+# --- the networks -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_published_parameter_counts(name):
+    assert count(shaped(make_config(**{"model.name": name}))) == PARAMETERS[name]
+
+
+def unet_by_hand(points, channels, stride, skip):
+    """Adds the layers up: kernels and biases, and scale and offset of each batch norm."""
+    total = sum(9 * a * b + 3 * b for a, b in ((channels, 32), (32, 64), (64, 128), (128, 256)))
+    kept = (128, 64, 0) if skip else (0, 0, 0)
+    layers = [(256, 128), (128 + kept[0], 64), (64 + kept[1], 32), (32, 32)]
+    layers = layers[: {4: 2, 2: 3, 1: 4}[stride]]
+    total += sum(16 * a * b + 3 * b for a, b in layers)
+    return total + (layers[-1][1] + 1) * points
+
+
+@pytest.mark.parametrize("skip", [True, False])
+@pytest.mark.parametrize("stride", [4, 2, 1])
+@pytest.mark.parametrize(("size", "channels", "points"), [((128, 128), 1, 5), ((96, 160), 3, 17)])
+def test_unet_gives_maps_of_every_size_it_promises(size, channels, points, stride, skip):
+    maps = (size[0] // stride, size[1] // stride)
+    config = make_config(
+        **{
+            "data.image_size": size,
+            "data.channels": channels,
+            "targets.heatmap_size": maps,
+            "model.skip": skip,
+        }
+    )
+    assert count(shaped(config, points)) == unet_by_hand(points, channels, stride, skip)
+    output = output_of(config, points)
+    assert (output.shape, output.dtype) == ((2, *maps, points), jnp.float32)
+
+
+@pytest.mark.parametrize("points", [1, 4])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_gives_what_its_output_attribute_says(name, channels, points):
+    config = make_config(**{"model.name": name, "data.channels": channels})
+    output = output_of(config, points)
+    expected = {
+        "heatmaps": (2, *config.targets.heatmap_size, points),
+        "coordinates": (2, points, 2),
+    }[shaped(config).output]
+    assert (output.shape, output.dtype) == (expected, jnp.float32)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_prediction_is_deterministic_and_each_picture_stands_alone(name):
+    predict, _, weights = built(name)
+    images = picture()
+    once, again = (np.asarray(predict(weights, images)) for _ in range(2))
+    np.testing.assert_array_equal(once, again)
+    others = np.asarray(predict(weights, images.at[1:].set(picture(3, seed=9))))
+    np.testing.assert_allclose(others[0], once[0], rtol=1e-5, atol=1e-6)
+    assert np.abs(others[1:] - once[1:]).max() > 1e-4
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_training_mode_moves_the_statistics_and_minds_the_batch(name):
+    predict, train, weights = built(name)
+    parts = (weights["params"], weights["frozen"], weights["stats"])
+    output, stats = train(*parts, picture(), jax.random.key(0))
+    assert jax.tree.structure(stats) == jax.tree.structure(weights["stats"])
+    moved = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), stats, weights["stats"])
+    assert all(jax.tree.leaves(moved))
+    assert np.abs(output - predict(weights, picture())).max() > 1e-4
+
+
+def test_running_statistics_keep_nine_tenths_of_the_old():
+    _, train, weights = built("unet")
+    layer = weights["params"]["encoder"]["convs"][0]
+    features = ops.plain_conv(picture(), layer["kernel"]) + layer["bias"]
+    _, stats = train(weights["params"], {}, weights["stats"], picture(), jax.random.key(0))
+    first = stats["encoder"]["norms"][0]
+    mean, variance = features.mean((0, 1, 2)), features.var((0, 1, 2))
+    np.testing.assert_allclose(first["mean"], 0.1 * mean, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(first["var"], 0.9 + 0.1 * variance, rtol=1e-4)
+
+
+def test_dropout_follows_its_key_in_training_only():
+    predict, train, weights = built("regression")
+    parts = (weights["params"], weights["frozen"], weights["stats"], picture())
+    first, same, other = (train(*parts, jax.random.key(k))[0] for k in (0, 0, 1))
+    np.testing.assert_array_equal(first, same)
+    assert np.abs(first - other).max() > 1e-5
+    assert np.all((first > 0) & (first < 1))
+    np.testing.assert_array_equal(predict(weights, picture()), predict(weights, picture()))
+
+
+def test_skips_carry_what_the_deepest_features_do_not_hold():
+    predict, _, weights = built("unet")
+    params = jax.tree.map(lambda a: a, weights["params"])  # a copy of the nesting
+    deepest = params["encoder"]["convs"][3]
+    deepest["kernel"] = jnp.zeros_like(deepest["kernel"])  # the same features for any picture
+    first, second = (predict(weights | {"params": params}, picture(1, seed)) for seed in (0, 1))
+    assert np.abs(first - second).max() > 1e-4
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_bfloat16_computes_coarsely_and_keeps_weights_and_output_in_float32(name):
+    predict, train, weights = built(name, "bfloat16")
+    output, stats = train(*weights.values(), picture(), jax.random.key(0))
+    assert {a.dtype.name for a in jax.tree.leaves((weights, stats, output))} == {"float32"}
+    fine = np.asarray(built(name)[0](built(name)[2], picture()))
+    coarse = np.asarray(predict(weights, picture()))
+    assert coarse.dtype == np.float32
+    assert 1e-7 < np.abs(coarse - fine).max() < 0.05 * np.abs(fine).max()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        ({"model.name": "unett"}, r"model\.name='unett' is not known: did you mean 'unet'"),
+        ({"data.image_size": (128, 120)}, r"\(128, 120\) does not suit model\.name='unet'.*by 16"),
+        ({"model.name": "regression", "data.image_size": (40, 32)}, r"'regression': .*by 16"),
+        ({"targets.heatmap_size": (16, 16)}, r"32×32, 64×64, 128×128; .*\(16, 16\) is none"),
+        ({"targets.heatmap_size": (64, 32)}, r"\(64, 32\) is none of these"),
+    ],
+)
+def test_sizes_and_names_that_do_not_suit_are_refused(overrides, sentence):
+    with pytest.raises(UserError, match=sentence):
+        models.create(make_config(**overrides), 5, nnx.Rngs(0))
+
+
+def test_every_output_has_a_loss():
+    outputs = {shaped(make_config(**{"model.name": name})).output for name in MODELS}
+    kinds = {"coordinates" if x.trains == "coordinates" else "heatmaps" for x in LOSSES.values()}
+    assert outputs <= kinds
+
+
+# --- the operators ------------------------------------------------------------------------------
+
+SHAPES = [  # input [B, H, W, C] and features
+    ((2, 9, 11, 3), 5),
+    ((3, 5, 13, 1), 2),
+    ((1, 1, 1, 1), 1),
+    ((2, 8, 8, 4), 3),  # the last size of the plain forward form
+    ((2, 1, 70, 2), 1),
+]
+OPERATORS = {
+    "conv_3x3": (ops.conv_3x3, ops.plain_conv, 3),
+    "conv_transpose_4x4": (ops.conv_transpose_4x4, ops.plain_conv_transpose, 4),
+}
+
+
+def arrays(*shapes, seed=0):
+    return [
+        jax.random.normal(key, shape)
+        for key, shape in zip(jax.random.split(jax.random.key(seed), len(shapes)), shapes)
+    ]
+
+
+def assert_close(actual, expected, tolerance=1e-5):
+    """Compares relative to the largest value, since sums of either sign cancel."""
+    assert actual.shape == expected.shape
+    error = np.abs(np.asarray(actual, np.float64) - np.asarray(expected, np.float64)).max()
+    assert error <= tolerance * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(("shape", "features"), SHAPES)
+@pytest.mark.parametrize("name", OPERATORS)
+def test_operator_equals_the_plain_form_in_value_and_gradients(name, shape, features):
+    operator, plain, size = OPERATORS[name]
+    x, kernel = arrays(shape, (size, size, shape[-1], features))
+    (cotangent,) = arrays(jax.eval_shape(plain, x, kernel).shape, seed=1)
+
+    def value_and_gradients(function):
+        def run(x, kernel, cotangent):
+            value, backward = jax.vjp(function, x, kernel)
+            return value, *backward(cotangent)
+
+        return quick_jit(run)(x, kernel, cotangent)
+
+    for mine, reference in zip(value_and_gradients(operator), value_and_gradients(plain)):
+        assert_close(mine, reference)
+
+
+@pytest.mark.parametrize(("shape", "features"), SHAPES)
+def test_transposed_convolution_by_phases_is_the_plain_one(shape, features):
+    x, kernel = arrays(shape, (4, 4, shape[-1], features))
+    assert_close(ops._conv_transpose_by_phases(x, kernel), ops.plain_conv_transpose(x, kernel))
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_gradient_sums_in_float32_whatever_the_input(name):
+    """In bfloat16 a sum over many pixels would stop growing at 256."""
+    operator, _, size = OPERATORS[name]
+    x, kernel = jnp.ones((4, 16, 16, 1), jnp.bfloat16), jnp.ones((size, size, 1, 1), jnp.bfloat16)
+
+    @quick_jit
+    def value_and_gradients(x, kernel):
+        value, backward = jax.vjp(operator, x, kernel)
+        return value, *backward(jnp.ones_like(value))
+
+    value, dx, dkernel = value_and_gradients(x, kernel)
+    assert {a.dtype for a in (value, dx, dkernel)} == {jnp.dtype("bfloat16")}
+    assert float(dkernel[1, 1, 0, 0]) == 4 * 16 * 16
+
+
+@pytest.mark.parametrize("kind", ["Conv", "ConvTranspose"])
+def test_layer_has_the_parameters_and_the_result_of_nnx(kind):
+    layer = getattr(ops, kind)(3, 5, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    plain = {
+        "Conv": lambda: nnx.Conv(3, 5, (3, 3), rngs=nnx.Rngs(0)),
+        "ConvTranspose": lambda: nnx.ConvTranspose(
+            3, 5, (4, 4), strides=2, padding="SAME", rngs=nnx.Rngs(0)
+        ),
+    }[kind]()
+    np.testing.assert_array_equal(layer.kernel[...], plain.kernel[...])
+    (bias,) = arrays((5,), seed=2)
+    layer.bias[...] = plain.bias[...] = bias
+    (x,) = arrays((2, 9, 12, 3))
+    assert_close(*quick_jit(lambda x: (layer(x), plain(x)))(x))
+
+
+@pytest.mark.parametrize("form", [ops.plain_conv_transpose, ops._conv_transpose_by_phases])
+def test_transposed_convolution_is_pytorchs_with_the_kernel_mirrored(form):
+    """ConvTranspose2d(4, stride=2, padding=1) adds x[i]·w[p] to y[2i + p - 1]."""
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(size=(9, 10)), rng.normal(size=(4, 4))
+    y = np.zeros((18, 20))
+    for i, j, p, q in np.ndindex(9, 10, 4, 4):
+        row, column = 2 * i + p - 1, 2 * j + q - 1
+        if 0 <= row < 18 and 0 <= column < 20:
+            y[row, column] += x[i, j] * w[p, q]
+    mine = form(jnp.array(x)[None, ..., None], jnp.array(w[::-1, ::-1])[..., None, None])
+    assert_close(mine[0, ..., 0], y)
+
+
+def test_transposed_convolution_of_one_row_by_hand():
+    """A single 1 in the middle of a row spreads the mirrored kernel over four pixels."""
+    kernel = jnp.zeros((4, 4, 1, 1)).at[1, :, 0, 0].set(jnp.array([1.0, 2.0, 3.0, 4.0]))
+    x = jnp.array([0.0, 1.0, 0.0])[None, None, :, None]
+    y = ops.conv_transpose_4x4(x, kernel)  # [1, 2, 6, 1]
+    np.testing.assert_array_equal(y[0, 1, :, 0], [0, 4, 3, 2, 1, 0])
+    np.testing.assert_array_equal(y[0, 0, :, 0], np.zeros(6))
+
+
+def rounded(shape, seed=0):
+    """After ReLU and rounding most windows hold ties, many of them of zeros."""
+    (x,) = arrays(shape, seed=seed)
+    return nnx.relu(jnp.round(x * 1.5))
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 12, 3), (1, 2, 2, 1), (3, 6, 2, 1)])
+def test_max_pool_and_its_gradient_are_xlas_bit_for_bit_also_at_ties(shape):
+    x = rounded(shape)
+    (cotangent,) = arrays((shape[0], shape[1] // 2, shape[2] // 2, shape[3]), seed=1)
+
+    @quick_jit
+    def values_and_gradients(x, cotangent):
+        pools = (ops.max_pool_2x2, ops._max_of_quarters, ops.plain_max_pool)
+        value, backward = zip(*(jax.vjp(pool, x) for pool in pools), strict=True)
+        return value, backward[0](cotangent)[0], backward[2](cotangent)[0]
+
+    values, gradient, plain_gradient = values_and_gradients(x, cotangent)
+    np.testing.assert_array_equal(values[0], values[2])
+    np.testing.assert_array_equal(values[1], values[2])
+    np.testing.assert_array_equal(gradient, plain_gradient)
+
+
+def test_a_tie_gives_the_whole_gradient_to_the_first_in_row_order():
+    x = jnp.array([[0.0, 7.0], [7.0, 7.0]])[None, ..., None]
+    gradient = jax.grad(lambda x: ops.max_pool_2x2(x).sum())(x)
+    np.testing.assert_array_equal(gradient[0, ..., 0], [[0, 1], [0, 0]])
+
+
+def test_accelerators_keep_the_plain_operators():
+    """What is lowered for CUDA is XLA's own pooling gradient, which the CPU form does without."""
+    gradient = jax.jit(jax.grad(lambda x: ops.max_pool_2x2(x).sum()))
+    traced = gradient.trace(jnp.ones((1, 4, 4, 1)))
+    texts = {p: traced.lower(lowering_platforms=(p,)).as_text() for p in ("cpu", "cuda")}
+    assert "select_and_scatter" in texts["cuda"]
+    assert "select_and_scatter" not in texts["cpu"]
