@@ -85,7 +85,7 @@ def get_config() -> ConfigDict:
     optim.schedule = "constant"  # 'constant', 'cosine', 'wsd' or 'step'
     optim.warmup_steps = 0  # linear, before any schedule
     optim.decay_fraction = 0.2  # wsd: the last share of the steps goes linearly to zero
-    optim.step_boundaries = (0.6, 0.85)  # step: shares of the run at which the rate drops
+    optim.step_boundaries = (0.6, 0.85)  # step: shares of the run after warm-up; there it drops
     optim.step_factor = 0.1  # step: by this factor
     optim.momentum = 0.0  # sgd
     optim.weight_decay = 0.0  # adamw: decoupled

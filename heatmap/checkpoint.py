@@ -7,13 +7,14 @@ at any moment leaves the previous one.
 
 import dataclasses
 import pathlib
+import textwrap
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
 from heatmap.errors import UserError
-from heatmap.state import TrainState, Tree
+from heatmap.state import TrainState, Tree, tree_sha256
 
 LATEST, BEST = "latest", "best"
 Meta = dict[str, Any]
@@ -43,7 +44,12 @@ class Checkpoints:
         for stale in self._manager.all_steps():
             if stale >= step:
                 self._manager.delete(stale)
-        args = ocp.args.Composite(state=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(meta))
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(tree),
+            meta=ocp.args.JsonSave(meta),
+            # The array files have no checksum of their own: a flipped bit would pass unseen.
+            check=ocp.args.JsonSave({"sha256": tree_sha256(tree)}),
+        )
         self._manager.save(step, args=args)
         self._manager.wait_until_finished()
 
@@ -66,10 +72,13 @@ class Checkpoints:
           The tree with arrays.
 
         Raises:
-          UserError: if there is none, or its arrays do not fit.
+          UserError: if there is none, it is damaged, or its arrays do not fit.
         """
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(like))
-        return self._restore(args)["state"]
+        items = {"state": ocp.args.StandardRestore(like), "check": ocp.args.JsonRestore()}
+        restored = self._restore(ocp.args.Composite(**items))
+        if restored["check"]["sha256"] != tree_sha256(restored["state"]):
+            raise self._unreadable("the arrays are not those that were written")
+        return restored["state"]
 
     def _restore(self, args: ocp.args.Composite) -> Any:
         step = self.step()
@@ -77,9 +86,15 @@ class Checkpoints:
             raise UserError(f"{self.folder} holds no checkpoint; train first.")
         try:
             return self._manager.restore(step, args=args)
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(f"{self.folder / str(step)} cannot be restored: {reason}") from error
+        except Exception as error:  # Orbax raises bare ones for a missing array file
+            reason = textwrap.shorten(str(error), 200, placeholder=" …")
+            raise self._unreadable(reason or type(error).__name__) from error
+
+    def _unreadable(self, reason: str) -> UserError:
+        return UserError(
+            f"{self.folder / str(self.step())} cannot be restored ({reason}): it is damaged or of "
+            "another model; put it back from a copy, or train in another --workdir."
+        )
 
 
 def shapes(tree: Tree, sharding: jax.sharding.Sharding) -> Tree:

@@ -68,7 +68,9 @@ def _warmup_stable_decay(config: OptimConfig, steps: int) -> optax.Schedule:
 
 
 def _step(config: OptimConfig, steps: int) -> optax.Schedule:
-    boundaries = {round(share * steps): config.step_factor for share in config.step_boundaries}
+    boundaries: dict[int, float] = {}
+    for boundary in (round(share * steps) for share in config.step_boundaries):
+        boundaries[boundary] = boundaries.get(boundary, 1.0) * config.step_factor
     return optax.piecewise_constant_schedule(config.learning_rate, boundaries)
 
 

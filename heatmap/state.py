@@ -141,10 +141,14 @@ def sharded(mesh: jax.sharding.Mesh) -> NamedSharding:
 
 def sha256(state: TrainState) -> str:
     """Hashes parameters, optimiser, average and statistics, bit for bit, with their names."""
+    parts = ("params", "frozen", "stats", "opt_state", "ema")
+    return tree_sha256({name: getattr(state, name) for name in parts})
+
+
+def tree_sha256(tree: Tree) -> str:
+    """Hashes the arrays of a tree with their paths, shapes and types."""
     digest = hashlib.sha256()
-    parts = {k: getattr(state, k) for k in ("params", "frozen", "stats", "opt_state", "ema")}
-    leaves, _ = jax.tree_util.tree_flatten_with_path(parts)
-    for path, leaf in leaves:
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
         array = np.asarray(leaf)
         digest.update(f"{optim.path_name(path)}{array.shape}{array.dtype}".encode())
         digest.update(array.tobytes())

@@ -70,7 +70,7 @@ def train_batches(records: Records, config: Config, first: int, last: int) -> It
                 drawn = augment.draw(boxes[row], config.augment, config.data.image_size, rng)
                 yield _example(records, row, drawn, config)
 
-    return _batches(examples, records, config, mine.stop - mine.start)
+    return _batches(examples, records, config, mine.stop - mine.start, recolour=True)
 
 
 def eval_batches(records: Records, config: Config) -> Iterator[Batch]:
@@ -95,7 +95,8 @@ def eval_batches(records: Records, config: Config) -> Iterator[Batch]:
                 drawn = augment.Drawn(affines[row], augment.NO_COLOUR)
                 yield _example(records, row, drawn, config, real=place < len(records))
 
-    return _batches(examples, records, config, mine.stop - mine.start)
+    # Even a colour change of nothing rounds pixels: scores must not depend on `augment`.
+    return _batches(examples, records, config, mine.stop - mine.start, recolour=False)
 
 
 def eval_affines(records: Records, config: Config) -> np.ndarray:
@@ -169,7 +170,9 @@ def _example(
     }
 
 
-def _batches(examples, records: Records, config: Config, batch_size: int) -> Iterator[Batch]:
+def _batches(
+    examples, records: Records, config: Config, batch_size: int, recolour: bool
+) -> Iterator[Batch]:
     """Runs the pixel work in tf.data and yields batches as NumPy arrays."""
     points = records.points.count
     channels = 0 if records.pixels is None else records.pixels.shape[-1]
@@ -192,7 +195,7 @@ def _batches(examples, records: Records, config: Config, batch_size: int) -> Ite
     }
     dataset = tf.data.Dataset.from_generator(examples, output_signature=signature)
     dataset = dataset.map(
-        lambda example: _render(example, config, channels),
+        lambda example: _render(example, config, channels, recolour),
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
     )
@@ -209,7 +212,7 @@ def _batches(examples, records: Records, config: Config, batch_size: int) -> Ite
         raise UserError(f"A picture could not be read: {error.message.splitlines()[0]}") from error
 
 
-def _render(example, config: Config, channels: int):
+def _render(example, config: Config, channels: int, recolour: bool):
     """Reads, resamples and recolours one picture."""
     source, orientation = example.pop("source"), example.pop("orientation")
     image = source if channels else upright(decode(source), orientation)
@@ -218,7 +221,9 @@ def _render(example, config: Config, channels: int):
         image = convert(image)
     factors, transform = example.pop("factors"), example.pop("transform")
     image = augment.warp(image, factors, transform, config.data.image_size)
-    image = augment.jitter(image, example.pop("colour"), config.augment)
+    colour = example.pop("colour")
+    if recolour:
+        image = augment.jitter(image, colour, config.augment)
     image = tf.ensure_shape(image, (*config.data.image_size, config.data.channels))
     return {**example, "image": tf.cast(tf.round(image), tf.uint8)}
 

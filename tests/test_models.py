@@ -16,10 +16,8 @@ from heatmap.models import MODELS, ops
 from tests.helpers import make_config
 
 PARAMETERS = {"unet": 1_241_605, "regression": 430_602}  # 5 points, grey, 128×128 to 64×64 maps
-# Compiling is most of the time here; LLVM's costly passes change no number that is compared.
-quick_jit = functools.partial(
-    jax.jit, compiler_options={"xla_llvm_disable_expensive_passes": True}
-)
+# Compiling is most of the time here, and LLVM's optimisations are most of compiling.
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 SMALL = {"data.image_size": (32, 32), "targets.heatmap_size": (16, 16)}
 
 
@@ -53,7 +51,8 @@ def built(name, dtype="float32"):
 
 
 def picture(batch=4, seed=0):
-    return jax.random.uniform(jax.random.key(seed), (batch, 32, 32, 1))
+    pixels = np.random.default_rng(seed).uniform(size=(batch, 32, 32, 1))
+    return jnp.array(pixels, jnp.float32)
 
 
 # --- the networks -------------------------------------------------------------------------------
@@ -205,10 +204,8 @@ OPERATORS = {
 
 
 def arrays(*shapes, seed=0):
-    return [
-        jax.random.normal(key, shape)
-        for key, shape in zip(jax.random.split(jax.random.key(seed), len(shapes)), shapes)
-    ]
+    rng = np.random.default_rng(seed)
+    return [jnp.array(rng.normal(size=shape), jnp.float32) for shape in shapes]
 
 
 def assert_close(actual, expected, tolerance=1e-5):
@@ -232,7 +229,9 @@ def test_operator_equals_the_plain_form_in_value_and_gradients(name, shape, feat
 
         return quick_jit(run)(x, kernel, cotangent)
 
-    for mine, reference in zip(value_and_gradients(operator), value_and_gradients(plain)):
+    for mine, reference in zip(
+        value_and_gradients(operator), value_and_gradients(plain), strict=True
+    ):
         assert_close(mine, reference)
 
 

@@ -244,14 +244,36 @@ def plain_max_pool(x):
     return nnx.max_pool(x, (2, 2), strides=(2, 2))
 
 
-def _quarters(x):
+def quarters(x):
+    """Splits [B, H, W, C] into the four pixels of each 2×2 block, row by row, [B, H/2, W/2, C]."""
     batch, height, width, channels = x.shape
     blocks = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
     return [blocks[:, :, p, :, q] for p in (0, 1) for q in (0, 1)]
 
 
+def to_first_equal(x, selected, gradient):
+    """Sends each block's gradient to the first of its four pixels that equals the selected value.
+
+    Args:
+      x: [B, H, W, C].
+      selected: [B, H/2, W/2, C], a value of each block.
+      gradient: [B, H/2, W/2, C].
+
+    Returns:
+      [B, H, W, C], zero elsewhere.
+    """
+    free = jnp.ones(selected.shape, bool)
+    parts = []
+    for quarter in quarters(x):
+        chosen = free & (quarter == selected)
+        free &= ~chosen
+        parts.append(jnp.where(chosen, gradient, 0))
+    rows = [jnp.stack(parts[i : i + 2], axis=3) for i in (0, 2)]  # [B, H/2, W/2, 2, C]
+    return jnp.stack(rows, axis=2).reshape(x.shape)
+
+
 def _max_of_quarters(x):
-    return functools.reduce(jnp.maximum, _quarters(x))
+    return functools.reduce(jnp.maximum, quarters(x))
 
 
 def _max_pool_forward(x):
@@ -264,18 +286,7 @@ def _max_pool_backward(residuals, gradient):
         del pooled
         return jax.vjp(plain_max_pool, x)[1](gradient)[0]
 
-    def to_first_largest(x, pooled, gradient):
-        free = jnp.ones(pooled.shape, bool)
-        parts = []
-        for quarter in _quarters(x):
-            chosen = free & (quarter == pooled)
-            free &= ~chosen
-            parts.append(jnp.where(chosen, gradient, 0))
-        rows = [jnp.stack(parts[i : i + 2], axis=3) for i in (0, 2)]  # [B, H/2, W/2, 2, C]
-        return jnp.stack(rows, axis=2).reshape(x.shape)
-
-    x, pooled = residuals
-    return (lax.platform_dependent(x, pooled, gradient, cpu=to_first_largest, default=plain),)
+    return (lax.platform_dependent(*residuals, gradient, cpu=to_first_equal, default=plain),)
 
 
 max_pool_2x2.defvjp(_max_pool_forward, _max_pool_backward)

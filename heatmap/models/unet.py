@@ -4,7 +4,8 @@ from flax import nnx
 from jax import numpy as jnp
 
 from heatmap.models import ops
-from heatmap.models.encoder import CHANNELS, Encoder, batch_norm
+from heatmap.models.encoder import CHANNELS, Encoder
+from heatmap.models.norm import NormRelu
 
 
 class UNet(nnx.Module):
@@ -40,7 +41,7 @@ class UNet(nnx.Module):
         deconvs, norms, features = [], [], CHANNELS[-1]
         for width, extra in zip(widths, skips, strict=False):
             deconvs.append(ops.ConvTranspose(features, width, dtype=dtype, rngs=rngs))
-            norms.append(batch_norm(width, dtype, rngs))
+            norms.append(NormRelu(width, dtype=dtype, rngs=rngs))
             features = width + extra
         self.deconvs, self.norms = nnx.List(deconvs), nnx.List(norms)
         # The last stage's output goes to the 1×1 convolution without a skip, whatever the stride.
@@ -53,7 +54,7 @@ class UNet(nnx.Module):
         x = features[-1]
         last = len(self.deconvs) - 1
         for i, (deconv, norm) in enumerate(zip(self.deconvs, self.norms, strict=True)):
-            x = nnx.relu(norm(deconv(x)))
+            x = norm(deconv(x))
             if self.skip and i < min(2, last):
                 x = jnp.concatenate([x, features[2 - i]], axis=-1)
         return self.head(x).astype(jnp.float32)

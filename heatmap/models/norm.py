@@ -1,0 +1,92 @@
+"""Batch normalisation, ReLU and an optional 2×2 max-pool as one operator.
+
+Written apart, the three pass over the largest arrays of the network many times, and on a CPU those
+passes cost as much as a convolution. Together they read the input twice going forward and once
+going back: normalising is monotone in each channel, so the pool can come first, and all that
+follows has a quarter of the pixels.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+
+from heatmap.models import ops
+
+_EPSILON = 1e-5
+
+
+class NormRelu(nnx.BatchNorm):
+    """`max_pool(relu(batch_norm(x)))`, with the parameters and statistics of `nnx.BatchNorm`.
+
+    The defaults are PyTorch's (its momentum of 0.1 is 0.9 here).
+    """
+
+    def __init__(self, features: int, *, pool: bool = False, dtype, rngs: nnx.Rngs):
+        super().__init__(features, momentum=0.9, epsilon=_EPSILON, dtype=dtype, rngs=rngs)
+        self.pool = pool
+
+    def __call__(self, x):
+        """Maps [B, H, W, C] to the same shape, or [B, H/2, W/2, C] with the pool."""
+        assert self.scale is not None  # both are made by the constructor above
+        assert self.bias is not None
+        scale, bias = self.scale[...], self.bias[...]
+        if self.use_running_average:
+            factor = scale * lax.rsqrt(self.var[...] + _EPSILON)
+            y = nnx.relu(x * factor + (bias - self.mean[...] * factor)).astype(x.dtype)
+            return ops.max_pool_2x2(y) if self.pool else y
+        y, mean, var = norm_relu(x, scale, bias, self.pool)
+        for stored, now in ((self.mean, mean), (self.var, var)):
+            stored[...] = self.momentum * stored[...] + (1 - self.momentum) * now
+        return y
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def norm_relu(x, scale, bias, pool):
+    """Normalises by the batch's own statistics (Ioffe and Szegedy, ICML 2015), then ReLU and pool.
+
+    Args:
+      x: [B, H, W, C].
+      scale: [C].
+      bias: [C].
+      pool: whether to end with a 2×2 max-pool.
+
+    Returns:
+      (y, mean [C], variance [C]); mean and variance are float32 and carry no gradient.
+    """
+    return _forward(x, scale, bias, pool)[0]
+
+
+def _forward(x, scale, bias, pool):
+    wide = x.astype(jnp.float32)
+    mean = wide.mean((0, 1, 2))
+    var = jnp.maximum((wide * wide).mean((0, 1, 2)) - mean * mean, 0.0)
+    inverse = lax.rsqrt(var + _EPSILON)
+    factor = scale * inverse
+    offset = bias - mean * factor
+    selected = _largest_after(x, factor) if pool else x
+    y = nnx.relu(selected * factor + offset).astype(x.dtype)
+    return (y, mean, var), (x, selected, factor, offset, mean, inverse)
+
+
+def _largest_after(x, factor):
+    """Picks the pixel of each 2×2 block that is largest once multiplied by a channel's factor."""
+    blocks = ops.quarters(x)
+    largest, smallest = (functools.reduce(f, blocks) for f in (jnp.maximum, jnp.minimum))
+    return jnp.where(factor >= 0, largest, smallest)
+
+
+def _backward(pool, residuals, gradients):
+    x, selected, factor, offset, mean, inverse = residuals
+    gradient = jnp.where(selected * factor + offset > 0, gradients[0].astype(jnp.float32), 0.0)
+    count = x.size // x.shape[-1]
+    sum_plain = gradient.sum((0, 1, 2))
+    sum_normalised = (gradient * ((selected - mean) * inverse)).sum((0, 1, 2))
+    spread = ops.to_first_equal(x, selected, gradient) if pool else gradient
+    through_statistics = sum_plain / count + (x - mean) * (inverse * sum_normalised / count)
+    return (factor * (spread - through_statistics)).astype(x.dtype), sum_normalised, sum_plain
+
+
+norm_relu.defvjp(_forward, _backward)
