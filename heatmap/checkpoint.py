@@ -6,7 +6,9 @@ at any moment leaves the previous one.
 """
 
 import dataclasses
+import os
 import pathlib
+import tempfile
 import textwrap
 from typing import Any
 
@@ -40,7 +42,11 @@ class Checkpoints:
             that was set back comes past it again.
           tree: arrays.
           meta: what JSON can hold: config, split, points, log.
+
+        Raises:
+          OSError: naming the folder, if there is no room, before anything is removed or written.
         """
+        self._check_room(sum(leaf.nbytes for leaf in jax.tree.leaves(tree)))
         for stale in self._manager.all_steps():
             if stale >= step:
                 self._manager.delete(stale)
@@ -52,6 +58,18 @@ class Checkpoints:
         )
         self._manager.save(step, args=args)
         self._manager.wait_until_finished()
+
+    def _check_room(self, size: int) -> None:
+        """Reserves as many bytes and gives them back.
+
+        Orbax writes from threads of its own, which on a full disk fail one by one and noisily.
+        """
+        try:
+            with tempfile.TemporaryFile(dir=self.folder) as file:
+                if hasattr(os, "posix_fallocate"):  # macOS has none
+                    os.posix_fallocate(file.fileno(), 0, max(size, 1))
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.folder)) from error
 
     def meta(self) -> Meta:
         """Reads the JSON part of the newest checkpoint.

@@ -118,6 +118,9 @@ class Trainer:
             if self.stop_asked:
                 print(f"stopped at step {int(self.state.step)}; the same command goes on from here")
                 return {}
+            if self.meta["best"] is None:
+                print("stopped before the first evaluation; the same command goes on from here")
+                return {}
             scores = workdir.read_metrics(self.folder) or self._finish()
         self.writer.close()
         print(evaluate.table(scores))

@@ -19,7 +19,7 @@ import pytest
 from flax import nnx
 from jax.sharding import AxisType
 
-from heatmap import models, optim, run
+from heatmap import models, optim, run, targets
 from heatmap import state as state_lib
 from heatmap.keypoints import KeypointSet
 from heatmap.losses import LOSSES
@@ -49,14 +49,17 @@ def small_config(**overrides):
 
 
 def make_batch(config, seed):
-    """Noise for pictures, and labels of which some are missing, one picture's altogether."""
+    """Pictures of a blob at each point; some labels are missing, one device's altogether."""
     rng = np.random.default_rng(seed)
-    n, (height, width) = config.train.batch_size, config.data.image_size
+    n, size = config.train.batch_size, config.data.image_size
+    keypoints = rng.uniform(2, size[0] - 3, (n, POINTS.count, 2)).astype(np.float32)
+    brightness = np.array([1.0, 0.6, 0.6])  # the pair cannot be told apart
+    image = (targets.gaussian(np, keypoints, size, size, 2.0) * brightness).max(-1, keepdims=True)
     visibility = rng.choice([0, 1, 2], (n, POINTS.count), p=[0.2, 0.1, 0.7])
-    visibility[:2] = 0  # one of eight devices has nothing to learn from
+    visibility[:2] = 0
     return {
-        "image": rng.integers(0, 255, (n, height, width, 1), dtype=np.uint8),
-        "keypoints": rng.uniform(0, width - 1, (n, POINTS.count, 2)).astype(np.float32),
+        "image": np.round(200 * image + rng.uniform(0, 30, image.shape)).astype(np.uint8),
+        "keypoints": keypoints,
         "visibility": visibility.astype(np.int32),
         "_mask": np.ones(n, np.float32),
         "row": np.arange(n),

@@ -210,7 +210,8 @@ def _sum_over_pixels(x, gradient, left, right):
 
     def add(total, images):
         per_pixel = (((1,), (1,)), ((0,), (0,)))
-        product = lax.dot_general(*matrices(*images), per_pixel, preferred_element_type=jnp.float32)
+        rows, columns = matrices(*images)
+        product = lax.dot_general(rows, columns, per_pixel, preferred_element_type=jnp.float32)
         return total + product, None
 
     shapes = jax.eval_shape(lambda *a: tuple(matrices(*a)), x[:shards], gradient[:shards])

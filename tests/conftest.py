@@ -1,0 +1,57 @@
+"""Fixtures shared by the tests: a tiny labelled data set, and the real one where it is present."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+
+import json
+import pathlib
+import tempfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+# Many tests train the same small network; each program is compiled once for all of them, those in
+# child processes included.
+_cache = tempfile.TemporaryDirectory(prefix="heatmap-compiled-")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _cache.name)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+SHARED = pathlib.Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> pathlib.Path:
+    """The folder of real photographs, which a user's machine does not have."""
+    if not SHARED.is_dir():
+        pytest.skip("the real photographs are not on this machine")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def tiny_root(tmp_path_factory) -> pathlib.Path:
+    """A simple_json data set: a bright and a dim spot on 32×32 pixels, 20 train, 6 val, 6 test."""
+    return write_spots(tmp_path_factory.mktemp("spots"))
+
+
+def write_spots(root: pathlib.Path) -> pathlib.Path:
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[:32, :32]
+    for split, count in (("train", 20), ("val", 6), ("test", 6)):
+        (root / split).mkdir(parents=True)
+        images = []
+        for i in range(count):
+            points = rng.uniform(4, 27, (2, 2))
+            picture = rng.normal(40, 5, (32, 32))
+            for (x, y), height in zip(points, (200, 100), strict=True):
+                picture += height * np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / 8)
+            pixels = picture.clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / split / f"{i:03d}.png")
+            images.append({"id": i, "file_name": f"{i:03d}.png", "keypoints": points.tolist()})
+        labels = {"images": images, "keypoint_names": ["bright", "dim"], "num_keypoints": 2}
+        (root / f"{split}_annotations.json").write_text(json.dumps(labels))
+    return root

@@ -1,0 +1,268 @@
+"""Whole runs in this process, on a data set small enough to train on in seconds."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from heatmap import evaluate, workdir
+from heatmap.config import Config
+from heatmap.errors import UserError
+from heatmap.models import MODELS
+from heatmap.train import train
+from tests.conftest import write_spots
+from tests.helpers import make_config
+
+LOSS_OF = {"unet": "mse", "regression": "coordinate_mse"}
+
+
+def tiny(root, **overrides) -> Config:
+    settings = {
+        "data.name": "simple_json",
+        "data.root": str(root),
+        "data.image_size": (32, 32),
+        "targets.heatmap_size": (16, 16),
+        "targets.sigma": 1.0,
+        "optim.learning_rate": 3e-3,
+        "train.steps": 10,
+        "train.batch_size": 8,
+        "eval.batch_size": 8,
+        "eval.sheet_examples": 2,
+        "log.every_steps": 5,
+        "log.tensorboard": False,
+    }
+    return make_config(**{**settings, **overrides})
+
+
+def sha_of(output: str) -> str:
+    return next(line for line in output.splitlines() if line.startswith("state_sha256="))
+
+
+def log_of(folder):
+    return json.loads((folder / "training_log.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_root, tmp_path_factory):
+    """A finished run of 40 steps, with everything switched on."""
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    config = tiny(tiny_root, **{"train.steps": 40, "log.tensorboard": True, "eval.csv": True})
+    scores = train(config, folder)
+    return config, folder, scores
+
+
+def test_a_run_writes_every_file_of_a_workdir(finished):
+    config, folder, scores = finished
+    assert Config(**vars(workdir.read_config(folder))) == config
+    assert json.loads((folder / "metrics.json").read_text()) == scores
+    for name in ("predictions/val.parquet", "predictions/test.parquet", "predictions/test.csv"):
+        assert (folder / name).is_file(), name
+    assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["best", "latest"]
+    maps = np.load(folder / "heatmaps" / "0000040.npz")
+    assert maps["heatmaps"].shape == (2, 16, 16, 2)
+    assert maps["ids"].tolist() == ["val/000.png", "val/001.png"]
+    sheet = np.asarray(Image.open(folder / "figures" / "val_0000040.png"))
+    assert sheet.std() > 10
+    assert list((folder / "tensorboard").iterdir())
+
+
+def test_a_run_learns(finished):
+    _, folder, scores = finished
+    log = log_of(folder)["unet"]
+    assert [line["step"] for line in log] == sorted({line["step"] for line in log})
+    assert log[-1]["step"] == 40
+    assert log[-1]["train_loss"] < log[0]["train_loss"] / 2
+    assert log[-1]["val_loss"] < log[0]["val_loss"]
+    assert scores["test/error_px/median"] < 6  # chance is about 16
+    assert {"val/pck@0.05", "test/pck@0.05", "test/error_px/bright"} <= set(scores)
+
+
+def test_log_lines_are_where_epochs_end(finished):
+    epochs = [(line["epoch"], line["step"]) for line in log_of(finished[1])["unet"]]
+    # 20 examples in batches of 8: epoch e is complete with the step that sees example 20·e.
+    assert epochs == [(e, -(-20 * e // 8)) for e in range(1, 17)]
+
+
+def test_predictions_hold_what_was_scored(finished):
+    _, folder, scores = finished
+    rows = pq.read_table(folder / "predictions" / "test.parquet").to_pydict()
+    assert list(rows) == [
+        "id", "instance", "group", "point", "x", "y", "score", "entropy", "x_true", "y_true",
+        "weight",
+    ]  # fmt: skip
+    assert len(rows["id"]) == 6 * 2
+    errors = np.hypot(*(np.array(rows[k]) - np.array(rows[f"{k}_true"]) for k in "xy"))
+    assert np.mean(errors) == pytest.approx(scores["test/error_px"], rel=1e-6)
+
+
+def test_a_finished_run_prints_its_table_again(finished, capsys):
+    config, folder, scores = finished
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*.parquet")}
+    assert train(config, folder) == scores
+    output = capsys.readouterr().out
+    assert "resumed at step 40" in output
+    assert "error_px/median" in output
+    assert "state_sha256=" in output
+    assert before == {p: p.stat().st_mtime_ns for p in folder.rglob("*.parquet")}
+
+
+def test_evaluate_scores_the_best_checkpoint_alike(finished, capsys):
+    config, folder, scores = finished
+    again = evaluate.evaluate(folder, ["val", "test"], config)
+    assert again == pytest.approx(scores, rel=1e-5, nan_ok=True)
+    log = log_of(folder)["unet"]
+    assert again["val/loss"] in [line["val_loss"] for line in log]
+
+
+def test_evaluate_with_another_decoder_leaves_the_result_alone(finished, capsys):
+    _, folder, scores = finished
+    evaluate.main([f"--workdir={folder}", "--split=test", "--decoder=argmax"])
+    assert json.loads((folder / "metrics.json").read_text()) == scores
+    other = json.loads((folder / "decoders" / "argmax" / "metrics.json").read_text())
+    assert other["test/loss"] == pytest.approx(scores["test/loss"], rel=1e-5)
+    assert other["test/error_px"] != scores["test/error_px"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--split=tset"], "did you mean 'test'"),
+        (["--decoder=drak"], "did you mean 'dark'"),
+        (["--decoder=soft_argmax"], "cannot read the maps"),
+    ],
+)
+def test_evaluate_refuses_what_is_not_there(finished, arguments, sentence):
+    with pytest.raises(UserError, match=sentence):
+        evaluate.main([f"--workdir={finished[1]}", *arguments])
+
+
+def test_evaluate_refuses_a_folder_that_is_no_workdir(tmp_path):
+    with pytest.raises(UserError, match=r"holds no config\.json"):
+        evaluate.main([f"--workdir={tmp_path}"])
+
+
+def test_evaluate_refuses_changed_labels(tmp_path):
+    root = write_spots(tmp_path / "data")
+    config = tiny(root, **{"train.steps": 2})
+    train(config, tmp_path / "run")
+    labels = json.loads((root / "val_annotations.json").read_text())
+    labels["images"][0]["keypoints"][0][0] += 1
+    (root / "val_annotations.json").write_text(json.dumps(labels))
+    with pytest.raises(UserError, match="its split has changed"):
+        evaluate.evaluate(tmp_path / "run", ["val"], config)
+    with pytest.raises(UserError, match="its split has changed"):
+        train(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize("extra", [{}, {"optim.ema_decay": 0.5, "train.save_every_steps": 3}])
+def test_a_run_in_two_parts_ends_as_in_one(tiny_root, tmp_path, capsys, extra):
+    train(tiny(tiny_root, **{"train.steps": 11, **extra}), tmp_path / "whole")
+    whole = capsys.readouterr().out
+    train(tiny(tiny_root, **{"train.steps": 7, **extra}), tmp_path / "parts")
+    capsys.readouterr()
+    train(tiny(tiny_root, **{"train.steps": 11, **extra}), tmp_path / "parts")
+    parts = capsys.readouterr().out
+    assert "resumed at step 7" in parts
+    assert sha_of(whole) == sha_of(parts)
+    # The shorter run ended, and so was scored, with step 7, which is not the end of an epoch.
+    a, b = (log_of(tmp_path / name)["unet"] for name in ("whole", "parts"))
+    assert [line for line in b if line["step"] in (3, 5)] == [
+        line for line in a if line["step"] in (3, 5)
+    ]
+    assert len({line["step"] for line in b}) == len(b)
+
+
+def test_max_hours_saves_and_the_same_command_goes_on(tiny_root, tmp_path, capsys):
+    train(tiny(tiny_root), tmp_path / "whole")
+    whole = capsys.readouterr().out
+    scores = train(tiny(tiny_root, **{"train.max_hours": 1e-9}), tmp_path / "limited")
+    assert "train.max_hours reached at step 1 of 10" in capsys.readouterr().out
+    assert scores == {} or "val/loss" in scores
+    train(tiny(tiny_root), tmp_path / "limited")
+    limited = capsys.readouterr().out
+    assert "resumed at step 1" in limited
+    assert sha_of(whole) == sha_of(limited)
+    assert log_of(tmp_path / "whole") == log_of(tmp_path / "limited")
+
+
+def test_another_config_is_refused_with_the_fields_that_differ(finished, tiny_root):
+    config, folder, _ = finished
+    other = dataclasses.replace(config, seed=7, train=dataclasses.replace(config.train, steps=50))
+    with pytest.raises(UserError, match="seed: 0 -> 7") as error:
+        train(other, folder)
+    assert "train.steps" not in str(error.value)
+
+
+def test_a_folder_that_is_not_ours_is_refused(tiny_root, tmp_path):
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(UserError, match="is not empty"):
+        train(tiny(tiny_root), tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_longer_past_than_future_is_refused(finished, tiny_root):
+    config, folder, _ = finished
+    shorter = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=5))
+    with pytest.raises(UserError, match="trained for 40 steps, more than the 5"):
+        train(shorter, folder)
+
+
+def test_a_missing_array_in_the_checkpoint_is_a_sentence(tiny_root, tmp_path):
+    config = tiny(tiny_root, **{"train.steps": 2})
+    train(config, tmp_path / "run")
+    latest = next((tmp_path / "run" / "checkpoints" / "latest").iterdir())
+    shutil.rmtree(latest / "state")
+    with pytest.raises(UserError, match="cannot be restored"):
+        train(config, tmp_path / "run")
+
+
+def test_a_loss_that_is_not_finite_names_step_batch_and_checkpoint(tiny_root, tmp_path):
+    settings = {"optim.name": "sgd", "optim.learning_rate": 1e30, "train.save_every_steps": 1}
+    with pytest.raises(UserError, match=r"The loss of step \d+ is (nan|inf)") as error:
+        train(tiny(tiny_root, **settings), tmp_path / "run")
+    assert "train/0" in str(error.value)
+    assert "last good checkpoint is of step 1" in str(error.value)
+
+
+def test_the_average_of_the_weights_is_what_is_scored(tiny_root, tmp_path):
+    plain = train(tiny(tiny_root), tmp_path / "plain")
+    averaged = train(tiny(tiny_root, **{"optim.ema_decay": 0.9}), tmp_path / "averaged")
+    assert plain["val/loss"] != averaged["val/loss"]
+    a, b = (log_of(tmp_path / name)["unet"] for name in ("plain", "averaged"))
+    assert [x["train_loss"] for x in a] == [x["train_loss"] for x in b]
+
+
+@pytest.mark.parametrize("metric", ["val/pck@0.5", "val/eror_px"])
+def test_a_best_metric_that_is_not_measured_is_refused_before_training(tiny_root, tmp_path, metric):
+    with pytest.raises(UserError, match=r"train\.best_metric=.*did you mean"):
+        train(tiny(tiny_root, **{"train.best_metric": metric}), tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_every_model_trains_and_is_scored(tiny_root, tmp_path, name, dtype):
+    settings = {"model.name": name, "model.dtype": dtype, "loss.name": LOSS_OF[name]}
+    scores = train(tiny(tiny_root, **settings, **{"train.steps": 3}), tmp_path / "run")
+    assert np.isfinite(scores["test/error_px"])
+
+
+def test_targets_rendered_by_the_host_train_alike(tiny_root, tmp_path):
+    for where in ("host", "device"):
+        train(tiny(tiny_root, **{"targets.render": where, "train.steps": 5}), tmp_path / where)
+    host, device = (log_of(tmp_path / where)["unet"] for where in ("host", "device"))
+    for a, b in zip(host, device, strict=True):
+        assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-4)
+
+
+def test_weights_and_biases_gets_the_numbers_offline(tiny_root, tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    train(tiny(tiny_root, **{"log.wandb": True, "train.steps": 3}), tmp_path / "run")
+    records = list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))
+    assert len(records) == 1
+    assert b"val/error_px/median" in records[0].read_bytes()
