@@ -102,7 +102,7 @@ def get_config() -> ConfigDict:
     train.save_every_steps = 0  # checkpoint to resume from, 0 = at every evaluation
     train.eval_every_epochs = 1
     train.eval_every_steps = 0  # 0 = by epochs
-    train.best_metric = "val/error_px/median"  # decides the best checkpoint
+    train.best_metric = ""  # decides the best checkpoint, e.g. 'val/pck@0.05'; '' = median error
 
     evaluation = config.eval = ConfigDict()
     evaluation.batch_size = 32

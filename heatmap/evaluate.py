@@ -100,17 +100,24 @@ def beside_truth(records, predicted, score, entropy) -> Predictions:
     )
 
 
-def check_measured(config: Config, records) -> None:
-    """Refuses a `train.best_metric` that validation will not measure, before hours are spent.
+def best_metric(config: Config, records) -> str:
+    """Names the validation metric that decides the best checkpoint, before hours are spent.
+
+    By default that is the median error in pixels, without regard to the order of pairs where the
+    loss disregards it too.
 
     Raises:
-      UserError: naming the nearest metric.
+      UserError: if `train.best_metric` names what validation will not measure.
     """
     blank = np.full(records.labelled.shape, np.nan)
     perfect = beside_truth(records, records.keypoints, blank, blank)
     scores = {"loss": 0.0, **metrics.score(perfect, records.points, config.eval)}
-    measured = {f"val/{name}": value for name, value in scores.items()}
-    choose(measured, config.train.best_metric, "train.best_metric")
+    measured = {f"val/{name}" for name in scores}
+    disregarded = config.loss.interchangeable and records.points.interchangeable_pairs
+    default = "val/error_px/unordered/median" if disregarded else "val/error_px/median"
+    name = config.train.best_metric or (default if default in measured else "val/loss")
+    choose(dict.fromkeys(measured), name, "train.best_metric")
+    return name
 
 
 def score(run: Run, split: str, predictions: Predictions, loss: float) -> dict[str, float]:

@@ -63,7 +63,7 @@ class Trainer:
         self.config, self.folder = config, folder
         self.splits = {name: records.take(rows) for name, rows in split.rows.items()}
         self.steps = batching.steps_per_run(config, len(self.splits["train"]))
-        evaluate.check_measured(config, self.splits["val"])
+        self.best_metric = evaluate.best_metric(config, self.splits["val"])
         self.run = run_lib.build(config, records.points)
         optimiser, self.schedule = optim.create(config.optim, self.steps)
         self.train_step = make_train_step(self.run, optimiser)
@@ -177,7 +177,7 @@ class Trainer:
         )
         zero = jax.tree.map(jnp.zeros_like, (self.state.loss_sum, self.state.loss_weight))
         self.state = dataclasses.replace(self.state, loss_sum=zero[0], loss_weight=zero[1])
-        metric = config.train.best_metric
+        metric = self.best_metric
         value, best = scores[metric], self.meta["best"]
         if best is None or _better(value, best["value"], metric):
             self.meta["best"] = {"step": step, "value": value}

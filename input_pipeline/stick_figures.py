@@ -84,9 +84,8 @@ def draw(arms: str, split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
     swings = [math.radians(uniform(-60.0, 60.0)) for _ in range(2)]
     half_spread = uniform(10.0, 30.0) / 2
     width = uniform(1.0, 3.0)
-    bright = 1 if rng.random() < 0.5 else -1  # a bright figure on dark ground, or the reverse
-    ground = uniform(10.0, 80.0) if bright > 0 else uniform(175.0, 245.0)
-    contrast = bright * uniform(90.0, 165.0)
+    ground = uniform(200.0, 255.0)
+    contrast = uniform(0.0, 80.0) - ground  # ink on paper
 
     image = np.full(SIZE, ground)
     for _ in range(int(rng.random() * 5)):

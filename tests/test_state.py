@@ -8,6 +8,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -22,7 +23,6 @@ from jax.sharding import AxisType
 from heatmap import models, optim, run, targets
 from heatmap import state as state_lib
 from heatmap.keypoints import KeypointSet
-from heatmap.losses import LOSSES
 from heatmap.models import MODELS, ops
 from heatmap.train import make_train_step
 from input_pipeline import batching
@@ -32,8 +32,7 @@ POINTS = KeypointSet(
     ("head", "left", "right"), flip_pairs=((1, 2),), interchangeable_pairs=((1, 2),)
 )
 RUNS = {
-    "unet": {"model.name": "unet"},
-    "unet_pairs": {"model.name": "unet", "loss.interchangeable": True},
+    "unet": {"model.name": "unet", "loss.interchangeable": True},
     "regression": {
         "model.name": "regression",
         "loss.name": "coordinate_mse",
@@ -182,7 +181,7 @@ def test_average_follows_its_formula(averaged):
         expected = jax.tree.map(lambda e, p: 0.8 * e + 0.2 * p, expected, state.params)
         for (path, mine), by_hand in zip(leaves(state.ema), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(mine, by_hand, rtol=1e-5, atol=1e-8, err_msg=str(path))
-    assert any(np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (expected, states[-1].params))))
+    assert state_lib.tree_sha256(expected) != state_lib.tree_sha256(states[-1].params)
 
 
 def test_step_counts_and_sums_the_losses(averaged):
@@ -194,62 +193,64 @@ def test_step_counts_and_sums_the_losses(averaged):
 
 
 # --- eight devices against one ------------------------------------------------------------------
+#
+# Sums in another order differ in the last bits. Left alone, two trainings drift apart from there:
+# a pixel at the corner of a ReLU or of a max-pool falls on the other side, and Adam turns the
+# rounding noise of biases before a batch norm into whole steps. So the two are compared at the
+# usual rate from the same state at each step, and running freely at a small one.
 
 STEPS = 20
+LOCKSTEP, FREE_ADAM, FREE_SGD = (1e-3, 0.0), (3e-6, 0.0), (0.0, 3e-3)  # rates of Adam and of SGD
 
 
-def switchable(first, second):
-    """An optimiser whose state says which of two it is: one compilation serves both."""
+def adam_or_sgd():
+    """An optimiser with its two rates, and the last gradient, in its state: compiled once."""
+    adam = optax.scale_by_adam()
 
     def init(params):
-        return {
-            "use_second": jnp.zeros((), bool),
-            "memories": (first.init(params), second.init(params)),
-        }
+        return {"adam": adam.init(params), "rates": jnp.zeros(2), "gradient": params}
 
-    def update(gradients, memory, params):
-        pairs = zip((first, second), memory["memories"], strict=True)
-        updates, memories = zip(*(o.update(gradients, m, params) for o, m in pairs), strict=True)
-        chosen = jax.tree.map(lambda a, b: jnp.where(memory["use_second"], b, a), *updates)
-        return chosen, {**memory, "memories": memories}
+    def update(gradient, memory, params):
+        scaled, moments = adam.update(gradient, memory["adam"], params)
+        a, b = memory["rates"]
+        updates = jax.tree.map(lambda s, g: -a * s - b * g, scaled, gradient)
+        return updates, {**memory, "adam": moments, "gradient": gradient}
 
     return optax.GradientTransformation(init, update)
 
 
-def train_on(built, mesh, step, optimiser, use_second):
-    """Losses of STEPS steps and the parameters after them."""
-    built = dataclasses.replace(built, mesh=mesh)
-    everywhere, divided = state_lib.replicated(mesh), state_lib.sharded(mesh)
-    with jax.set_mesh(mesh):
-        state = state_lib.new_state(jax.tree.map(np.array, built.weights), optimiser, ema=False)
-        state.opt_state["use_second"] = jnp.array(use_second)
-        state = jax.device_put(jax.tree.map(np.array, state), everywhere)
-        losses = []
-        for seed in range(STEPS):
-            batch = batching.to_devices(make_batch(built.config, seed), divided)
-            state, loss = step(state, batch)
-            losses.append(float(loss))
-    return losses, jax.tree.map(np.array, state.params)
+def first_state(built, rates):
+    state = state_lib.new_state(built.weights, adam_or_sgd(), ema=False)
+    state = jax.tree.map(np.array, state)
+    return dataclasses.replace(
+        state, opt_state={**state.opt_state, "rates": np.array(rates, np.float32)}
+    )
+
+
+class Device:
+    """The training step of a run on one mesh, from and to the host."""
+
+    def __init__(self, built, mesh):
+        self.config, self.mesh = built.config, mesh
+        self.step = make_train_step(dataclasses.replace(built, mesh=mesh), adam_or_sgd())
+
+    def __call__(self, state, seed):
+        batch = batching.to_devices(make_batch(self.config, seed), state_lib.sharded(self.mesh))
+        with jax.set_mesh(self.mesh):
+            return self.step(jax.device_put(state, state_lib.replicated(self.mesh)), batch)
 
 
 def compare_devices():
     """Trains each of RUNS on eight devices and on one, and prints the differences as JSON."""
-    report = {"devices": jax.device_count(), "operators": compare_operators()}
     eight, one = state_lib.create_mesh(), one_device()
+    report = {"devices": eight.size, "operators": compare_operators(eight)}
     for name, overrides in RUNS.items():
-        config = small_config(**overrides)
-        built = run.build(config, POINTS)
-        optimiser = switchable(optax.adam(1e-3), optax.sgd(0.1))
-        found = {}
-        for mesh in (eight, one):
-            step = make_train_step(dataclasses.replace(built, mesh=mesh), optimiser)
-            for rule in ("adam", "sgd"):
-                if rule == "sgd" and name == "unet_pairs":
-                    continue
-                found[rule, mesh.size] = train_on(built, mesh, step, optimiser, rule == "sgd")
+        built = run.build(small_config(**overrides), POINTS)
+        pair = Device(built, eight), Device(built, one)
         report[name] = {
-            rule: compare(found[rule, 8], found[rule, 1], built.weights["params"])
-            for rule in sorted({rule for rule, _ in found})
+            "lockstep": in_lockstep(first_state(built, LOCKSTEP), *pair),
+            "adam": running_freely(first_state(built, FREE_ADAM), *pair),
+            "sgd": running_freely(first_state(built, FREE_SGD), *pair),
         }
     print(json.dumps(report))
 
@@ -258,34 +259,66 @@ def one_device():
     return jax.make_mesh((1,), ("data",), (AxisType.Auto,), devices=jax.devices()[:1])
 
 
-def compare(eight, one, start):
-    """Differences of losses (relative) and parameters, and how far these moved at all."""
-    losses = np.array([eight[0], one[0]])
-    moved = [np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (one[1], start)))]
-    apart = [np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (eight[1], one[1])))]
+def in_lockstep(state, eight, one):
+    """Takes every step on both from the same state; returns the differences of each step."""
+    found = {"loss": [], "gradient": [], "stats": []}
+    for seed in range(STEPS):
+        (a, loss_a), (b, loss_b) = eight(state, seed), one(state, seed)
+        pairs = {
+            "loss": (loss_a, loss_b),
+            "gradient": tuple(mattering(s.opt_state["gradient"]) for s in (a, b)),
+            "stats": (a.stats, b.stats),
+        }
+        for name, pair in pairs.items():
+            found[name].append(apart(*pair, relative=True))
+        state = jax.tree.map(np.array, b)
+    return found
+
+
+def mattering(tree):
+    """Leaves the biases out that a batch norm cancels: their gradient is rounding noise only."""
+    named = {optim.path_name(path): leaf for path, leaf in leaves(tree)}
+    return {n: a for n, a in named.items() if not re.search(r"convs/\d/bias", n)}
+
+
+def running_freely(start, eight, one):
+    """Runs both to the end, each by itself."""
+    losses, params = [], []
+    for device in (eight, one):
+        state, found = start, []
+        for seed in range(STEPS):
+            state, loss = device(state, seed)
+            found.append(float(loss))
+        losses.append(found)
+        params.append(jax.tree.map(np.array, state.params))
     return {
-        "loss": float(np.max(np.abs(losses[0] - losses[1]) / losses[1])),
-        "first_and_last": [losses[1, 0], losses[1, -1]],
-        "parameters": float(max(apart)),
-        "moved": float(max(moved)),
+        "loss": float(np.max(np.abs(np.subtract(*losses)) / losses[1])),
+        "parameters": apart(*params),
+        "moved": apart(params[1], start.params),
     }
 
 
-def compare_operators():
+def apart(a, b, relative=False):
+    """The largest difference of two trees, each leaf's relative to its largest value."""
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return max(
+        float(np.abs(x - np.asarray(y)).max() / (np.abs(y).max() if relative else 1.0))
+        for x, y in ((np.asarray(x), np.asarray(y)) for x, y in pairs)
+    )
+
+
+def compare_operators(mesh):
     """Kernel gradients with a batch divided over eight devices, evenly (16) and not (12)."""
-    mesh = state_lib.create_mesh()
-    result = {}
-    for batch in (16, 12):
-        rng = np.random.default_rng(batch)
-        x, g = (jnp.array(rng.normal(size=(batch, 6, 6, 3)), jnp.float32) for _ in range(2))
+
+    def gradients(x, g):
         kernel = jnp.ones((3, 3, 3, 3))
-        gradient = lambda f, x, g: jax.vjp(f, x, kernel)[1](g)[1]  # noqa: E731, B023
+        return [jax.vjp(f, x, kernel)[1](g)[1] for f in (ops.conv_3x3, ops.plain_conv)]
+
+    result = {}
+    for batch, sharding in ((16, state_lib.sharded(mesh)), (12, state_lib.replicated(mesh))):
+        x, g = np.random.default_rng(batch).normal(size=(2, batch, 6, 6, 3)).astype(np.float32)
         with jax.set_mesh(mesh):
-            if batch % 8 == 0:
-                x, g = jax.device_put((x, g), state_lib.sharded(mesh))
-            mine = jax.jit(gradient, static_argnums=0)(ops.conv_3x3, x, g)
-            plain = jax.jit(gradient, static_argnums=0)(ops.plain_conv, x, g)
-        result[batch] = float(np.abs(mine - plain).max() / np.abs(plain).max())
+            result[batch] = apart(*jax.jit(gradients)(*jax.device_put((x, g), sharding)), True)
     return result
 
 
@@ -310,31 +343,30 @@ def devices():
     return report
 
 
+@pytest.mark.parametrize("name", RUNS)
+def test_a_step_is_the_same_on_eight_devices_and_on_one(devices, name):
+    """Loss, every gradient and the batch statistics, with pairs, missing labels and dropout."""
+    found = devices[name]["lockstep"]
+    assert max(found["loss"]) < 1e-6
+    assert max(found["stats"]) < 1e-5
+    # A unit at the very corner of a ReLU may fall on either side, in one step or another.
+    assert sorted(found["gradient"])[STEPS * 3 // 4] < 1e-5
+
+
 @pytest.mark.parametrize("rule", ["adam", "sgd"])
 @pytest.mark.parametrize("name", RUNS)
-def test_losses_do_not_depend_on_the_number_of_devices(devices, name, rule):
-    if rule not in devices[name]:
-        pytest.skip("compared under Adam only")
+def test_losses_of_twenty_steps_do_not_depend_on_the_number_of_devices(devices, name, rule):
     assert devices[name][rule]["loss"] < 1e-5
 
 
-@pytest.mark.parametrize("name", ["unet", "regression"])
-def test_parameters_under_sgd_do_not_depend_on_the_number_of_devices(devices, name):
-    """Not under Adam: it turns the rounding noise of biases before a batch norm into steps."""
-    found = devices[name]["sgd"]
-    assert found["parameters"] < 1e-5
-    assert found["moved"] > 1e-3  # the comparison is of parameters that learned
+@pytest.mark.parametrize("name", RUNS)
+def test_parameters_after_twenty_sgd_steps_do_not_either(devices, name):
+    assert devices[name]["sgd"]["parameters"] < 1e-5
+    assert devices[name]["sgd"]["moved"] > 1e-3  # the comparison is of parameters that learned
 
 
 def test_operators_divide_a_batch_or_leave_it_whole(devices):
     assert max(devices["operators"].values()) < 1e-5
-
-
-def test_runs_compared_cover_every_kind_of_output():
-    assert {LOSSES[small_config(**r).loss.name].trains for r in RUNS.values()} >= {
-        "peak",
-        "coordinates",
-    }
 
 
 if __name__ == "__main__":

@@ -45,7 +45,12 @@ class UNet(nnx.Module):
             features = width + extra
         self.deconvs, self.norms = nnx.List(deconvs), nnx.List(norms)
         # The last stage's output goes to the 1×1 convolution without a skip, whatever the stride.
-        self.head = nnx.Conv(widths[-1], num_keypoints, (1, 1), dtype=dtype, rngs=rngs)
+        # Maps are nearly empty, so a head that starts near zero starts near the answer; from the
+        # usual initialiser, the first epochs go into unlearning noise (as in Xiao et al., 2018).
+        small = nnx.initializers.normal(1e-3)
+        self.head = nnx.Conv(
+            widths[-1], num_keypoints, (1, 1), kernel_init=small, dtype=dtype, rngs=rngs
+        )
 
     def __call__(self, image, rngs: nnx.Rngs | None = None):
         """Maps [B, H, W, C] to raw maps [B, H/stride, W/stride, K] in float32."""

@@ -1,0 +1,76 @@
+"""Every command of the README runs, on small data and for two steps."""
+
+import pathlib
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import write_spots
+from tests.projects import write_coco, write_deeplabcut
+
+ROOT = pathlib.Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+# What makes a command quick without changing what it shows.
+BRIEF = [
+    "--config.train.steps=2",
+    "--config.train.epochs=0",
+    "--config.train.batch_size=4",
+    "--config.data.image_size=(32,32)",
+    "--config.targets.heatmap_size=(16,16)",
+    "--config.eval.sheet_examples=1",
+    "--config.train.eval_every_steps=2",
+]
+
+
+def commands(kind: str) -> list[str]:
+    blocks = re.findall(r"^```sh\n(.*?)^```", README, re.M | re.S)
+    lines = [line for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line.startswith(kind)]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> pathlib.Path:
+    """A folder with the program and the three kinds of data that the README speaks of."""
+    place = tmp_path_factory.mktemp("readme")
+    for name in ("main.py", "configs", "heatmap", "input_pipeline"):
+        (place / name).symlink_to(ROOT / name)
+    write_deeplabcut(place / "PROJECT", videos=4, frames=6)
+    write_coco(place / "ROOT", images=12)
+    write_spots(place / "JSON")
+    return place
+
+
+def test_readme_commands_run(place, tmp_path_factory):
+    tfds = tmp_path_factory.mktemp("tfds")
+    seen = 0
+    for line in [*commands("python main.py"), *commands("python -m heatmap.evaluate")]:
+        arguments = [sys.executable, *shlex.split(line)[1:]]
+        if "main.py" in arguments:
+            given = {a.split("=")[0] for a in arguments}
+            arguments += [a for a in BRIEF if a.split("=")[0] not in given]
+            arguments = [a for a in arguments if not a.startswith("--config.train.epochs=1")]
+            if "--config=configs/folder.py" not in arguments:
+                arguments.append(f"--config.data.root={tfds}")
+        result = subprocess.run(
+            arguments, cwd=place, capture_output=True, text=True, check=False, timeout=300
+        )
+        assert result.returncode == 0, (line, result.stderr)
+        assert "error_px/median" in result.stdout, line
+        seen += 1
+    assert seen >= 10
+    shutil.rmtree(place / "runs")
+
+
+def test_the_two_commands_need_nothing_but_python_and_pip():
+    for command in commands("python3 -m venv"):
+        assert command.startswith("python3 -m venv .venv && .venv/bin/pip install")
+    assert len(commands("python3 -m venv")) == 2
+
+
+def test_files_that_the_readme_names_exist():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
