@@ -59,7 +59,8 @@ def draw(
     """Draws the affine and the colours of one example.
 
     A random crop of the box is resized to the input (Szegedy et al., CVPR 2015), zoomed and
-    rotated about the centre, and flipped.
+    rotated about the centre, and flipped. A crop whose area and ratio would take it beyond the box
+    is cut to the box.
 
     Args:
       box: (x0, y0, x1, y1) that `source_box` chose.

@@ -5,6 +5,7 @@ run on across the ends of epochs, so that nothing is dropped or padded. No itera
 be saved to resume.
 """
 
+import pathlib
 from collections.abc import Iterator
 
 import jax
@@ -15,7 +16,7 @@ from heatmap import geometry, targets
 from heatmap.config import Config
 from heatmap.errors import UserError
 from heatmap.keypoints import ABSENT, LABELLED, UNKNOWN
-from input_pipeline import augment
+from input_pipeline import augment, images
 from input_pipeline.records import Records
 
 Batch = dict[str, np.ndarray]
@@ -208,8 +209,19 @@ def _batches(
     dataset = dataset.with_options(options).prefetch(2)
     try:
         yield from dataset.as_numpy_iterator()
-    except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError) as error:
-        raise UserError(f"A picture could not be read: {error.message.splitlines()[0]}") from error
+    except tf.errors.OpError as error:
+        raise (_bad_picture(records.files) or error) from error
+
+
+def _bad_picture(files: np.ndarray) -> UserError | None:
+    """Finds the file that has gone since the data were checked: TensorFlow does not name it."""
+    for path in (pathlib.Path(file) for file in np.unique(files) if file):
+        try:
+            images.inspect(path)
+            images.decode(path)
+        except UserError as error:
+            return error
+    return None
 
 
 def _render(example, config: Config, channels: int, recolour: bool):

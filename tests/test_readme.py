@@ -44,6 +44,7 @@ def place(tmp_path_factory) -> pathlib.Path:
     return place
 
 
+@pytest.mark.slow
 def test_readme_commands_run(place, tmp_path_factory):
     tfds = tmp_path_factory.mktemp("tfds")
     seen = 0
