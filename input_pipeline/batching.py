@@ -210,7 +210,10 @@ def _batches(
     try:
         yield from dataset.as_numpy_iterator()
     except tf.errors.OpError as error:
-        raise (_bad_picture(records.files) or error) from error
+        bad = _bad_picture(records.files)
+        if bad is None:
+            raise
+        raise bad from error
 
 
 def _bad_picture(files: np.ndarray) -> UserError | None:

@@ -154,6 +154,7 @@ def collected(monkeypatch):
 
 
 @pytest.mark.usefixtures("collected")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("how", ["gone", "cut", "flipped"])
 def test_damage_to_any_file_is_either_harmless_or_a_sentence(tmp_path, how):
     """Each file in turn; the arrays that come back are the right ones or none."""

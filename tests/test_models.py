@@ -12,7 +12,7 @@ from heatmap import models
 from heatmap import state as state_lib
 from heatmap.errors import UserError
 from heatmap.losses import LOSSES
-from heatmap.models import MODELS, ops
+from heatmap.models import MODELS, norm, ops
 from tests.helpers import make_config
 
 PARAMETERS = {"unet": 1_241_605, "regression": 430_602}  # 5 points, grey, 128×128 to 64×64 maps
@@ -259,18 +259,23 @@ def test_gradient_sums_in_float32_whatever_the_input(name):
 
 @pytest.mark.parametrize("kind", ["Conv", "ConvTranspose"])
 def test_layer_has_the_parameters_and_the_result_of_nnx(kind):
-    layer = getattr(ops, kind)(3, 5, dtype=jnp.float32, rngs=nnx.Rngs(0))
-    plain = {
+    plain_layers = {
         "Conv": lambda: nnx.Conv(3, 5, (3, 3), rngs=nnx.Rngs(0)),
         "ConvTranspose": lambda: nnx.ConvTranspose(
             3, 5, (4, 4), strides=2, padding="SAME", rngs=nnx.Rngs(0)
         ),
-    }[kind]()
-    np.testing.assert_array_equal(layer.kernel[...], plain.kernel[...])
-    (bias,) = arrays((5,), seed=2)
-    layer.bias[...] = plain.bias[...] = bias
-    (x,) = arrays((2, 9, 12, 3))
-    assert_close(*quick_jit(lambda x: (layer(x), plain(x)))(x))
+    }
+
+    @quick_jit
+    def kernels_and_outputs(x, bias):
+        mine = getattr(ops, kind)(3, 5, dtype=jnp.float32, rngs=nnx.Rngs(0))
+        plain = plain_layers[kind]()
+        mine.bias[...] = plain.bias[...] = bias
+        return (mine.kernel[...], plain.kernel[...]), (mine(x), plain(x))
+
+    kernels, outputs = kernels_and_outputs(*arrays((2, 9, 12, 3), (5,)))
+    np.testing.assert_array_equal(*kernels)
+    assert_close(*outputs)
 
 
 @pytest.mark.parametrize("form", [ops.plain_conv_transpose, ops._conv_transpose_by_phases])
@@ -325,10 +330,78 @@ def test_a_tie_gives_the_whole_gradient_to_the_first_in_row_order():
     np.testing.assert_array_equal(gradient[0, ..., 0], [[0, 1], [0, 0]])
 
 
-def test_accelerators_keep_the_plain_operators():
-    """What is lowered for CUDA is XLA's own pooling gradient, which the CPU form does without."""
-    gradient = jax.jit(jax.grad(lambda x: ops.max_pool_2x2(x).sum()))
-    traced = gradient.trace(jnp.ones((1, 4, 4, 1)))
+@pytest.mark.parametrize("part", ["value", "gradient"])
+def test_accelerators_keep_the_plain_operators(part):
+    """What is lowered for CUDA is XLA's own pooling, which the CPU form does without."""
+    function, operation = {
+        "value": (ops.max_pool_2x2, "reduce_window"),
+        "gradient": (jax.grad(lambda x: ops.max_pool_2x2(x).sum()), "select_and_scatter"),
+    }[part]
+    traced = jax.jit(function).trace(jnp.ones((1, 4, 4, 1)))
     texts = {p: traced.lower(lowering_platforms=(p,)).as_text() for p in ("cpu", "cuda")}
-    assert "select_and_scatter" in texts["cuda"]
-    assert "select_and_scatter" not in texts["cpu"]
+    assert operation in texts["cuda"]
+    assert operation not in texts["cpu"]
+
+
+# --- normalisation ------------------------------------------------------------------------------
+
+
+def plain_norm_relu(x, scale, bias, pool):
+    """The definition, differentiated by JAX itself."""
+    mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
+    y = nnx.relu((x - mean) / jnp.sqrt(var + 1e-5) * scale + bias)
+    return ops.plain_max_pool(y) if pool else y
+
+
+@pytest.mark.parametrize("pool", [True, False])
+@pytest.mark.parametrize("shape", [(3, 6, 8, 5), (2, 2, 2, 1)])
+def test_norm_relu_equals_its_definition_in_value_and_gradients(shape, pool):
+    x, scale, bias = arrays(shape, shape[-1:], shape[-1:])  # scales of either sign
+    outputs = (shape[0], shape[1] // 2, shape[2] // 2, shape[3]) if pool else shape
+    (cotangent,) = arrays(outputs, seed=1)
+
+    @quick_jit
+    def both(*arguments):
+        mine = lambda *a: norm.norm_relu(*a, pool)[0]  # noqa: E731
+        plain = lambda *a: plain_norm_relu(*a, pool)  # noqa: E731
+        return [(v, *b(cotangent)) for v, b in (jax.vjp(f, *arguments) for f in (mine, plain))]
+
+    for found, expected in zip(*both(x, scale, bias), strict=True):
+        assert_close(found, expected, 1e-4)  # differences of large sums
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("pool", [True, False])
+def test_norm_relu_is_nnx_batch_norm_in_parameters_statistics_and_result(pool, training):
+    x, *values = arrays((3, 4, 6, 4), (4,), (4,), (4,), (4,))
+
+    @quick_jit
+    def states_and_outputs(x, values):
+        layers = (
+            norm.NormRelu(4, pool=pool, dtype=jnp.float32, rngs=nnx.Rngs(0)),
+            nnx.BatchNorm(4, momentum=0.9, epsilon=1e-5, rngs=nnx.Rngs(0)),
+        )
+        for layer in layers:
+            for name, value in zip(("scale", "bias", "mean", "var"), values, strict=True):
+                getattr(layer, name)[...] = value
+            layer.use_running_average = not training
+        mine, plain = (layer(2 + 3 * x) for layer in layers)
+        plain = nnx.relu(plain)
+        outputs = mine, ops.plain_max_pool(plain) if pool else plain
+        return [nnx.to_pure_dict(nnx.state(layer)) for layer in layers], outputs
+
+    states, outputs = states_and_outputs(x, [*values[:3], 1 + values[3] ** 2])
+    assert_close(*outputs)
+    assert states[0].keys() == states[1].keys()
+    for name, value in states[0].items():
+        assert_close(value, states[1][name])
+    assert training == bool(np.any(states[0]["mean"] != values[2]))
+
+
+def test_norm_relu_at_ties_sends_the_gradient_to_the_first_in_row_order():
+    x = jnp.array([[0.0, 7.0], [7.0, 7.0], [1.0, 2.0], [3.0, 4.0]])[None, ..., None]
+    one = jnp.ones(1)
+    chosen = ops.to_first_equal(x, norm._largest_after(x, one), jnp.ones((1, 2, 1, 1)))
+    np.testing.assert_array_equal(chosen[0, ..., 0], [[0, 1], [0, 0], [0, 0], [0, 1]])
+    chosen = ops.to_first_equal(x, norm._largest_after(x, -one), jnp.ones((1, 2, 1, 1)))
+    np.testing.assert_array_equal(chosen[0, ..., 0], [[1, 0], [0, 0], [1, 0], [0, 0]])

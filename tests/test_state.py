@@ -207,7 +207,7 @@ def test_step_counts_and_sums_the_losses(averaged):
 # rounding noise of biases before a batch norm into whole steps. So the two are compared at the
 # usual rate from the same state at each step, and running freely at a small one.
 
-STEPS, LOCKSTEPS = 20, 6
+STEPS, LOCKSTEPS = 20, 4
 LOCKSTEP, FREE_ADAM, FREE_SGD = (1e-3, 0.0), (3e-6, 0.0), (0.0, 3e-3)  # rates of Adam and of SGD
 
 
