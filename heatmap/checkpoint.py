@@ -6,6 +6,7 @@ at any moment leaves the previous one.
 """
 
 import dataclasses
+import errno
 import os
 import pathlib
 import tempfile
@@ -25,14 +26,36 @@ Meta = dict[str, Any]
 class Checkpoints:
     """One of the two folders under `checkpoints/` of a workdir."""
 
-    def __init__(self, workdir: pathlib.Path, kind: str):
+    def __init__(self, workdir: pathlib.Path, kind: str, clean: bool = False):
+        """Opens the folder.
+
+        Args:
+          workdir: of the run.
+          kind: LATEST or BEST.
+          clean: remove what a kill left half-written; for the one process that writes.
+        """
         self.folder = workdir.absolute() / "checkpoints" / kind
-        options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
+        # The best so far stays until the latest, which names it, is on disk: see `keep_only`.
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep={LATEST: 1, BEST: 2}[kind],
+            enable_async_checkpointing=False,
+            cleanup_tmp_directories=clean,
+        )
         self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def step(self) -> int | None:
         """Returns the step of the newest whole checkpoint, or None."""
         return self._manager.latest_step()
+
+    def has(self, step: int) -> bool:
+        """Says whether there is a whole checkpoint of a step."""
+        return step in self._manager.all_steps()
+
+    def keep_only(self, step: int) -> None:
+        """Removes the checkpoints of all other steps."""
+        for other in self._manager.all_steps():
+            if other != step:
+                self._manager.delete(other)
 
     def save(self, step: int, tree: Tree, meta: Meta) -> None:
         """Writes a checkpoint and returns when it is on disk.
@@ -69,6 +92,8 @@ class Checkpoints:
                 if hasattr(os, "posix_fallocate"):  # macOS has none
                     os.posix_fallocate(file.fileno(), 0, max(size, 1))
         except OSError as error:
+            if error.errno in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                return  # this file system cannot reserve
             raise OSError(error.errno, error.strerror, str(self.folder)) from error
 
     def meta(self) -> Meta:
@@ -80,11 +105,12 @@ class Checkpoints:
         restored = self._restore(ocp.args.Composite(meta=ocp.args.JsonRestore()))
         return restored["meta"]
 
-    def restore(self, like: Tree) -> Tree:
-        """Reads the arrays of the newest checkpoint.
+    def restore(self, like: Tree, step: int | None = None) -> Tree:
+        """Reads the arrays of a checkpoint.
 
         Args:
           like: a tree of `jax.ShapeDtypeStruct` with shardings, on any number of devices.
+          step: which; by default the newest.
 
         Returns:
           The tree with arrays.
@@ -93,13 +119,13 @@ class Checkpoints:
           UserError: if there is none, it is damaged, or its arrays do not fit.
         """
         items = {"state": ocp.args.StandardRestore(like), "check": ocp.args.JsonRestore()}
-        restored = self._restore(ocp.args.Composite(**items))
+        restored = self._restore(ocp.args.Composite(**items), step)
         if restored["check"]["sha256"] != tree_sha256(restored["state"]):
             raise self._unreadable("the arrays are not those that were written")
         return restored["state"]
 
-    def _restore(self, args: ocp.args.Composite) -> Any:
-        step = self.step()
+    def _restore(self, args: ocp.args.Composite, step: int | None = None) -> Any:
+        step = self.step() if step is None else step
         if step is None:
             raise UserError(f"{self.folder} holds no checkpoint; train first.")
         try:
@@ -123,3 +149,10 @@ def shapes(tree: Tree, sharding: jax.sharding.Sharding) -> Tree:
 def as_tree(state: TrainState) -> dict[str, Tree]:
     """Spells a state as the dictionary that is stored."""
     return {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
+
+
+def saved_step(workdir: pathlib.Path) -> int | None:
+    """Returns the step that a run would resume from, without making any folder, or None."""
+    folder = workdir / "checkpoints" / LATEST
+    steps = [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
+    return max(steps, default=None)

@@ -134,7 +134,7 @@ def local_soft_argmax(maps, kind, config):
 
 
 def dark(maps, kind, config):
-    """A Newton step on the log-map from its peak (DARK, Zhang et al., CVPR 2020).
+    """A Newton step on the log-map from its peak (DARK, Zhang et al., CVPR 2020), not smoothed.
 
     The logarithm of a Gaussian is a quadratic, so the step is exact on a noiseless Gaussian,
     also where the border cuts it off: there the stencil moves one pixel inside. Where the log-map

@@ -7,7 +7,6 @@ import argparse
 import dataclasses
 import math
 import pathlib
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -20,17 +19,11 @@ import pyarrow.parquet
 from heatmap import decoding, geometry, losses, metrics, workdir
 from heatmap import run as run_lib
 from heatmap import state as state_lib
-from heatmap.checkpoint import BEST, Checkpoints
+from heatmap.checkpoint import LATEST, Checkpoints, Meta
 from heatmap.config import Config, choose
 from heatmap.errors import UserError, guard
 from heatmap.metrics import Predictions
 from heatmap.run import Run
-
-# What the table shows: losses, plain PCK with its ceiling, pixel errors and OKS.
-_QUOTED = re.compile(
-    r"loss|pck@[\d.]+(/unordered|/ceiling(/low|/high)?)?|error_px(/unordered)?(/median|/p95|/max)?"
-    r"|oks_ap(/unordered)?"
-)
 
 PredictStep = Callable[[Any, Any], tuple[decoding.Decoded, jax.Array, jax.Array]]
 
@@ -171,7 +164,7 @@ def table(scores: dict[str, Any]) -> str:
     """
     splits = [s for s in ("val", "test", "train") if any(k.startswith(f"{s}/") for k in scores)]
     names = [name.split("/", 1)[1] for name in scores if name.startswith(f"{splits[0]}/")]
-    rows = [name for name in names if _QUOTED.fullmatch(name)]
+    rows = [name for name in names if metrics.is_quoted(name)]
     width = max(map(len, rows))
     lines = ["  ".join([" " * width, *(f"{s:>9}" for s in splits)])]
     for name in rows:
@@ -184,13 +177,13 @@ def _cell(value) -> str:
     return f"{'-':>9}" if value is None or not math.isfinite(value) else f"{value:9.4g}"
 
 
-def check_split(folder: pathlib.Path, kind: str, sha256: str) -> None:
-    """Refuses data that is divided otherwise than when the checkpoint was written.
+def check_split(folder: pathlib.Path, meta: Meta, sha256: str) -> None:
+    """Refuses data that is divided otherwise than when a checkpoint was written.
 
     Raises:
       UserError: naming the two hashes.
     """
-    stored = Checkpoints(folder, kind).meta()["split_sha256"]
+    stored = meta["split_sha256"]
     if stored != sha256:
         raise UserError(
             f"The data or its split has changed since {folder} was trained (split {sha256[:12]}, "
@@ -219,9 +212,12 @@ def evaluate(folder: pathlib.Path, splits: list[str], config: Config) -> dict[st
 
     run = run_lib.open_run(folder, config)
     records, split = input_pipeline.load(config.data)
-    check_split(folder, BEST, split.sha256)
+    check_split(folder, Checkpoints(folder, LATEST).meta(), split.sha256)
     own = workdir.read_config(folder).decoder == config.decoder
-    target = folder if own else folder / "decoders" / config.decoder.name
+    name = config.decoder.name
+    if name == "soft_argmax":
+        name += f"-beta{config.decoder.beta:g}"
+    target = folder if own else folder / "decoders" / name
     step = make_predict_step(run)
     scores: dict[str, float] = {}
     with jax.set_mesh(run.mesh):
@@ -261,7 +257,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def scored_splits(folder: pathlib.Path) -> list[str]:
     """Lists the held-out splits that a run has: val, and test if the data has one."""
-    return [s for s in ("val", "test") if s in Checkpoints(folder, BEST).meta()["splits"]]
+    return [s for s in ("val", "test") if s in Checkpoints(folder, LATEST).meta()["splits"]]
 
 
 if __name__ == "__main__":

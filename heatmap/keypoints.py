@@ -66,10 +66,6 @@ class KeypointSet:
         """Returns [K] so that `points[permutation]` renames left and right."""
         return involution(self.count, self.flip_pairs)
 
-    def swap_permutation(self) -> np.ndarray:
-        """Returns [K] that exchanges the members of every interchangeable pair."""
-        return involution(self.count, self.interchangeable_pairs)
-
     def index(self, name: str, field: str) -> int:
         """Finds a point by name.
 

@@ -10,6 +10,8 @@ the mean, RMSE and maximum of the pixel error to infinity while median and p95 s
 """
 
 import dataclasses
+import math
+import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -60,6 +62,41 @@ class Predictions:
                 raise ValueError(f"{name} has shape {getattr(self, name).shape}, expected {shape}")
 
 
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """A way to measure predictions, and how to read its numbers.
+
+    Attributes:
+      measure: maps (predictions, points, config) to a flat dictionary.
+      more_is_better: of every number that it yields; decides the best checkpoint.
+      quoted: regular expression of the names that the printed table shows.
+    """
+
+    measure: Callable[[Predictions, KeypointSet, EvalConfig], dict[str, float]]
+    more_is_better: bool
+    quoted: str
+
+
+def better(value: float, than: float, name: str) -> bool:
+    """Says whether a score beats another: anything beats NaN, and a loss should be low.
+
+    Args:
+      value: the new score.
+      than: the old one.
+      name: of both, such as 'val/pck@0.05'.
+    """
+    if math.isnan(than):
+        return True
+    measure = name.split("/", 1)[-1]
+    family = next((m for m in METRICS.values() if re.match(m.quoted, measure)), None)
+    return value > than if family and family.more_is_better else value < than
+
+
+def is_quoted(name: str) -> bool:
+    """Says whether the table shows a score, named without its split."""
+    return name == "loss" or any(re.fullmatch(m.quoted, name) for m in METRICS.values())
+
+
 def score(predictions: Predictions, points: KeypointSet, config: EvalConfig) -> dict[str, float]:
     """Measures everything that the config asks for.
 
@@ -76,7 +113,7 @@ def score(predictions: Predictions, points: KeypointSet, config: EvalConfig) -> 
     """
     scores: dict[str, float] = {}
     for name in config.metrics:
-        scores |= choose(METRICS, name, "eval.metrics")(predictions, points, config)
+        scores |= choose(METRICS, name, "eval.metrics").measure(predictions, points, config)
     return scores
 
 
@@ -277,8 +314,8 @@ REFERENCES: dict[str, Callable[[Predictions, KeypointSet], np.ndarray]] = {
     "image": image_reference,
 }
 
-METRICS: dict[str, Callable[[Predictions, KeypointSet, EvalConfig], dict[str, float]]] = {
-    "pck": pck,
-    "error_px": error_px,
-    "oks_ap": oks_ap,
+METRICS = {
+    "pck": Metric(pck, True, r"pck@[\d.]+(/unordered|/ceiling(/low|/high)?)?"),
+    "error_px": Metric(error_px, False, r"error_px(/unordered)?(/median|/p95|/max)?"),
+    "oks_ap": Metric(oks_ap, True, r"oks_ap(/unordered)?"),
 }

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from heatmap import checkpoint, decoding, losses, models, workdir
+from heatmap import config as config_lib
 from heatmap import state as state_lib
 from heatmap.config import Config
+from heatmap.errors import UserError
 from heatmap.keypoints import KeypointSet
 from heatmap.state import Network, Tree
 
@@ -65,12 +67,33 @@ def open_run(folder: pathlib.Path, config: Config | None = None) -> Run:
       UserError: if the folder is no workdir, or has no checkpoint yet.
     """
     config = config or workdir.read_config(folder)
+    meta = checkpoint.Checkpoints(folder, checkpoint.LATEST).meta()
+    check_config(folder, meta, config, ignore=(*config_lib.RESUMABLE, "decoder.", "eval."))
+    if meta["best"] is None:
+        raise UserError(f"{folder} has not been evaluated yet; train on first.")
     best = checkpoint.Checkpoints(folder, checkpoint.BEST)
-    points = KeypointSet.from_json(best.meta()["points"])
+    points = KeypointSet.from_json(meta["points"])
     network, shapes = _describe(config, points)
     mesh = state_lib.create_mesh()
     like = checkpoint.shapes(shapes, state_lib.replicated(mesh))
-    return Run(config, points, network, mesh, best.restore(like))
+    return Run(config, points, network, mesh, best.restore(like, meta["best"]["step"]))
+
+
+def check_config(
+    folder: pathlib.Path, meta: checkpoint.Meta, config: Config, ignore: tuple[str, ...]
+) -> None:
+    """Refuses a config that is not the one stored in a checkpoint.
+
+    Raises:
+      UserError: naming the fields that differ, other than those to ignore.
+    """
+    stored = config_lib.from_mapping(meta["config"])
+    changed = config_lib.differences(stored, config, ignore)
+    if changed:
+        raise UserError(
+            f"The checkpoints in {folder} are of another config ({'; '.join(changed)}); choose "
+            "another --workdir or the same settings."
+        )
 
 
 def normalise_pixels(image: jax.Array, config: Config) -> jax.Array:

@@ -104,6 +104,12 @@ def split_model(
     modes = {"deterministic": True, "use_running_average": True}
     training = nnx.with_attributes(model, raise_if_not_found=False, **dict.fromkeys(modes, False))
     evaluating = nnx.with_attributes(model, raise_if_not_found=False, **modes)
+    for path, module in nnx.iter_modules(training):
+        # A frozen layer keeps its statistics too: those of a small batch would move its output.
+        if isinstance(module, nnx.BatchNorm) and optim.matches(
+            freeze_paths, optim.path_name((*path, "scale"))
+        ):
+            module.use_running_average = True
     train_graph, *states = nnx.split(training, *parts)
     eval_graph = nnx.split(evaluating, *parts)[0]
     arrays = [nnx.to_pure_dict(state) for state in states]

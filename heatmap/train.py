@@ -20,7 +20,8 @@ import optax
 from tqdm import tqdm
 
 import input_pipeline
-from heatmap import checkpoint, evaluate, losses, optim, workdir, writers
+from heatmap import checkpoint, evaluate, losses, metrics, optim, workdir, writers
+from heatmap import config as config_lib
 from heatmap import run as run_lib
 from heatmap import state as state_lib
 from heatmap.checkpoint import BEST, LATEST, Checkpoints
@@ -30,9 +31,6 @@ from heatmap.report import sheet
 from heatmap.run import Run
 from heatmap.state import TrainState
 from input_pipeline import batching
-
-# Metrics of which more is better; of all others less is.
-_MORE_IS_BETTER = ("pck", "oks")
 
 
 def train(config: Config, folder: pathlib.Path) -> dict[str, float]:
@@ -49,9 +47,11 @@ def train(config: Config, folder: pathlib.Path) -> dict[str, float]:
       UserError: for anything wrong with config, data or workdir that the user can mend.
     """
     batching.check_batch_size(config.train.batch_size)
-    workdir.claim(folder, config)
+    workdir.check(folder, config)
     records, split = input_pipeline.load(config.data)
-    for note in (*records.skipped, *split.notes, f"split sha256 {split.sha256[:12]}"):
+    left_out = [f"left out: {len(records.skipped)} pictures"] if records.skipped else []
+    sha256 = f"split sha256 {split.sha256[:12]}"
+    for note in (*records.skipped, *left_out, *split.notes, sha256):
         print(note, flush=True)
     return Trainer(config, folder, records, split).run_to_the_end()
 
@@ -63,12 +63,24 @@ class Trainer:
         self.config, self.folder = config, folder
         self.splits = {name: records.take(rows) for name, rows in split.rows.items()}
         self.steps = batching.steps_per_run(config, len(self.splits["train"]))
+        if config.loss.interchangeable and not records.points.interchangeable_pairs:
+            raise UserError(
+                "loss.interchangeable=True, and no points are: name them in "
+                "data.interchangeable_pairs."
+            )
         self.best_metric = evaluate.best_metric(config, self.splits["val"])
         self.run = run_lib.build(config, records.points)
         optimiser, self.schedule = optim.create(config.optim, self.steps)
         self.train_step = make_train_step(self.run, optimiser)
         self.predict_step = evaluate.make_predict_step(self.run)
-        self.latest, self.best = (Checkpoints(folder, kind) for kind in (LATEST, BEST))
+        saved = checkpoint.saved_step(folder) or 0
+        if saved > self.steps:
+            raise UserError(
+                f"{folder} has been trained for {saved} steps, more than the {self.steps} asked "
+                "for; choose another --workdir or a longer run."
+            )
+        workdir.claim(folder, config)
+        self.latest, self.best = (Checkpoints(folder, kind, clean=True) for kind in (LATEST, BEST))
         self.writer = writers.create(folder, config)
         self.meta: checkpoint.Meta = {
             "config": dataclasses.asdict(config),
@@ -94,26 +106,29 @@ class Trainer:
             )
             if self.latest.step() is None:
                 return create(self.run.weights)
-            evaluate.check_split(self.folder, LATEST, split_sha256)
+            stored = self.latest.meta()
+            evaluate.check_split(self.folder, stored, split_sha256)
+            run_lib.check_config(self.folder, stored, self.config, config_lib.RESUMABLE)
             shapes = checkpoint.as_tree(jax.eval_shape(create, self.run.weights))
             state = TrainState(**self.latest.restore(checkpoint.shapes(shapes, everywhere)))
-        stored = self.latest.meta()
-        self.meta |= {"log": stored["log"], "best": stored["best"]}
+        best = stored["best"]
+        if best is not None and not self.best.has(best["step"]):
+            best = None  # removed by hand; the next evaluation is the best so far
+        self.meta |= {"log": stored["log"], "best": best}
         print(f"resumed at step {int(state.step)}", flush=True)
         return state
 
     def run_to_the_end(self) -> dict[str, float]:
         """Trains the steps that are left, scores the best checkpoint and prints the table."""
         first = int(self.state.step)
-        if first > self.steps:
-            raise UserError(
-                f"{self.folder} has been trained for {first} steps, more than the {self.steps} "
-                "asked for; choose another --workdir or a longer run."
-            )
-        with jax.set_mesh(self.run.mesh), on_sigterm(self._ask_to_stop):
+        with (
+            jax.set_mesh(self.run.mesh),
+            asked_to_stop(self._ask_to_stop),
+            contextlib.closing(self.writer),
+        ):
+            self._write_log()
             if first < self.steps:
                 (self.folder / workdir.METRICS).unlink(missing_ok=True)
-                self._write_log()
                 self._loop(first)
             if self.stop_asked:
                 print(f"stopped at step {int(self.state.step)}; the same command goes on from here")
@@ -121,8 +136,9 @@ class Trainer:
             if self.meta["best"] is None:
                 print("stopped before the first evaluation; the same command goes on from here")
                 return {}
-            scores = workdir.read_metrics(self.folder) or self._finish()
-        self.writer.close()
+            scores = workdir.read_metrics(self.folder)
+            if not all(f"{name}/loss" in scores for name in self._held_out()):
+                scores = self._finish()
         print(evaluate.table(scores))
         print(f"state_sha256={state_lib.sha256(self.state)}", flush=True)
         return scores
@@ -131,12 +147,13 @@ class Trainer:
         config, sharding = self.config, state_lib.sharded(self.run.mesh)
         batches = batching.train_batches(self.splits["train"], config, first, self.steps)
         progress = Progress(first, self.steps, config)
-        pending = None  # the step before: its loss is looked at while the next one computes
+        pending = None  # the step before: it is looked at while the next one computes
         for step, batch in enumerate(batches, start=first + 1):
-            self.state, loss = self.train_step(self.state, batching.to_devices(batch, sharding))
+            moved = batching.to_devices(batch, sharding)
+            self.state, loss, finite = self.train_step(self.state, moved)
             if pending:
                 self._check_finite(*pending)
-            pending = (step, loss, batch["row"])
+            pending = (step, loss, finite, batch["row"])
             due = self._evaluation_is_due(step)
             out_of_time = self._out_of_time()
             leaving = self.stop_asked or out_of_time
@@ -149,6 +166,8 @@ class Trainer:
                 self._validate(step, progress)
             if due or leaving or self._save_is_due(step):
                 self.latest.save(step, checkpoint.as_tree(self.state), self.meta)
+                if self.meta["best"] is not None:
+                    self.best.keep_only(self.meta["best"]["step"])
                 self._write_log()
             if leaving:
                 break
@@ -179,7 +198,7 @@ class Trainer:
         self.state = dataclasses.replace(self.state, loss_sum=zero[0], loss_weight=zero[1])
         metric = self.best_metric
         value, best = scores[metric], self.meta["best"]
-        if best is None or _better(value, best["value"], metric):
+        if best is None or metrics.better(value, best["value"], metric):
             self.meta["best"] = {"step": step, "value": value}
             self.best.save(step, weights, self.meta)
         if config.eval.sheet_examples and (
@@ -190,9 +209,9 @@ class Trainer:
 
     def _sheet(self, step: int) -> None:
         """Draws the first validation pictures and keeps their maps."""
-        records = self.splits["val"].take(slice(self.config.eval.sheet_examples))
-        batch = next(batching.eval_batches(records, self.config))
-        n = len(records)
+        batch = next(batching.eval_batches(self.splits["val"], self.config))
+        n = min(self.config.eval.sheet_examples, int(batch["_mask"].sum()))
+        records = self.splits["val"].take(slice(n))
         output, predicted = evaluate.look(self.run, self.state.weights, batch)
         maps = None if output.ndim == 3 else output[:n]
         if maps is not None:
@@ -213,10 +232,11 @@ class Trainer:
     def _finish(self) -> dict[str, float]:
         """Scores the best checkpoint on every held-out split, and writes the results."""
         weights = self.best.restore(
-            checkpoint.shapes(self.state.weights, state_lib.replicated(self.run.mesh))
+            checkpoint.shapes(self.state.weights, state_lib.replicated(self.run.mesh)),
+            self.meta["best"]["step"],
         )
         scores: dict[str, float] = {}
-        for name in [s for s in ("val", "test") if s in self.splits]:
+        for name in self._held_out():
             found, loss = evaluate.predict(self.run, self.predict_step, weights, self.splits[name])
             scores |= evaluate.score(self.run, name, found, loss)
             path = self.folder / "predictions" / f"{name}.parquet"
@@ -224,6 +244,9 @@ class Trainer:
         self.writer.write_scalars(self.steps, {k: v for k, v in scores.items() if math.isfinite(v)})
         evaluate.save_metrics(self.folder / workdir.METRICS, scores)
         return scores
+
+    def _held_out(self) -> list[str]:
+        return [name for name in ("val", "test") if name in self.splits]
 
     def _write_log(self) -> None:
         log = {self.config.model.name: self.meta["log"]}
@@ -251,21 +274,22 @@ class Trainer:
     def _ask_to_stop(self) -> None:
         self.stop_asked = True
 
-    def _check_finite(self, step: int, loss, rows) -> None:
-        """Stops the run at a loss that is not finite; the state before it is on disk."""
-        if np.isfinite(float(loss)):
+    def _check_finite(self, step: int, loss, finite, rows) -> None:
+        """Stops the run at a loss or update that is not finite, before it is saved."""
+        if bool(finite):
             return
         ids = ", ".join(self.splits["train"].ids[rows])
         saved = self.latest.step()
         kept = f"The last good checkpoint is of step {saved}" if saved else "There is no checkpoint"
         raise UserError(
-            f"The loss of step {step} is {float(loss)}. {kept} in {self.latest.folder}. Try a "
-            f"lower optim.learning_rate or optim.clip_norm=1. The batch held: {ids}."
+            f"Step {step}, with the loss {float(loss)}, leads to numbers that are not finite. "
+            f"{kept} in {self.latest.folder}. Try a lower optim.learning_rate or "
+            f"optim.clip_norm=1. The batch held: {ids}."
         )
 
 
 def make_train_step(run: Run, optimiser: optax.GradientTransformation):
-    """Compiles (state, batch on the devices) -> (next state, loss of the batch).
+    """Compiles (state, batch on the devices) -> (next state, loss, whether all is finite).
 
     The batch is divided over the mesh and the state is on every device: sums over the batch, batch
     statistics and gradients become all-reduces, so that any number of devices takes the same step.
@@ -295,7 +319,7 @@ def make_train_step(run: Run, optimiser: optax.GradientTransformation):
             loss_sum=state.loss_sum + total,
             loss_weight=state.loss_weight + weight,
         )
-        return following, loss
+        return following, loss, jnp.isfinite(loss) & jnp.isfinite(optax.global_norm(updates))
 
     everywhere = state_lib.replicated(run.mesh)
     return jax.jit(train_step, donate_argnums=0, out_shardings=everywhere)
@@ -346,17 +370,18 @@ class Progress:
 
 
 @contextlib.contextmanager
-def on_sigterm(action: Callable[[], None]) -> Iterator[None]:
-    """Calls a function at SIGTERM, inside the block, instead of dying."""
-    previous = signal.signal(signal.SIGTERM, lambda *_: action())
+def asked_to_stop(action: Callable[[], None]) -> Iterator[None]:
+    """Calls a function at SIGTERM or Ctrl-C, inside the block; the second one is obeyed at once."""
+    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def handle(number, _):
+        signal.signal(number, previous[number])
+        action()
+
+    for number in previous:
+        signal.signal(number, handle)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
-def _better(value: float, than: float, metric: str) -> bool:
-    if math.isnan(than):
-        return True
-    measure = metric.split("/", 1)[-1]
-    return value > than if measure.startswith(_MORE_IS_BETTER) else value < than
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -37,6 +37,8 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # mkstemp gives 0600
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -53,8 +55,11 @@ def write_json(path: pathlib.Path, values: Any) -> None:
     write_text(path, json.dumps(values, indent=2) + "\n")
 
 
-def claim(workdir: pathlib.Path, config: Config) -> None:
-    """Makes a folder this run's own: writes config.json, or finds that it fits.
+def check(workdir: pathlib.Path, config: Config) -> None:
+    """Finds that a folder can hold this run; writes nothing.
+
+    A start that failed before its first checkpoint leaves nothing to lose, so that its settings
+    may be mended and the same folder used again.
 
     Args:
       workdir: new, empty, or of an earlier start of the same run.
@@ -66,6 +71,8 @@ def claim(workdir: pathlib.Path, config: Config) -> None:
     """
     path = workdir / CONFIG
     if path.exists():
+        if not any((workdir / "checkpoints").glob("*/*/_CHECKPOINT_METADATA")):
+            return
         earlier = config_lib.from_json(path.read_text(), str(path))
         changed = config_lib.differences(earlier, config, ignore=config_lib.RESUMABLE)
         if changed:
@@ -78,7 +85,11 @@ def claim(workdir: pathlib.Path, config: Config) -> None:
             f"{workdir} is not empty and holds no {CONFIG}, so it is no workdir of ours; choose "
             "another --workdir."
         )
-    write_text(path, config.to_json())
+
+
+def claim(workdir: pathlib.Path, config: Config) -> None:
+    """Makes a folder this run's own: writes config.json, before any other file."""
+    write_text(workdir / CONFIG, config.to_json())
 
 
 def read_config(workdir: pathlib.Path) -> Config:

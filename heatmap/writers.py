@@ -1,6 +1,7 @@
 """Where numbers go while a run trains: CLU metric writers, and Weights & Biases if asked for."""
 
 import dataclasses
+import hashlib
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -39,7 +40,7 @@ def create(workdir: pathlib.Path, config: Config) -> metric_writers.MetricWriter
 class WandbWriter(metric_writers.MetricWriter):
     """Sends scalars and pictures to Weights & Biases; WANDB_MODE=offline keeps them in the workdir.
 
-    A run resumes under the same id, the name of its workdir.
+    A run resumes under the same id, which is made of the path of its workdir.
     """
 
     def __init__(self, workdir: pathlib.Path, config: Config):
@@ -50,10 +51,12 @@ class WandbWriter(metric_writers.MetricWriter):
                 "log.wandb=True needs Weights & Biases: pip install -e '.[wandb]'."
             ) from error
         self._wandb = wandb
+        # Two workdirs may have the same name; a resumed one must be found again.
+        place = hashlib.sha256(str(workdir.absolute()).encode()).hexdigest()
         self._run = wandb.init(
             project=config.log.project,
             name=workdir.name,
-            id=workdir.name,
+            id=f"{workdir.name}-{place[:8]}",
             resume="allow",
             dir=str(workdir),
             tags=list(config.log.tags),

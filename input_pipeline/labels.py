@@ -47,6 +47,8 @@ def read_text(path: pathlib.Path) -> str:
         text = path.read_text(encoding="utf-8-sig")
     except (FileNotFoundError, IsADirectoryError) as error:
         raise UserError(f"There is no file {path}; check data.root and data.name.") from error
+    except PermissionError as error:
+        raise UserError(f"{path} cannot be read: you have no permission to.") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not text in UTF-8 ({error}); save it so.") from error
     if not text.strip():

@@ -66,7 +66,28 @@ def make_split(records: Records, config: SplitConfig) -> Split:
     rows = {name: part for name, part in rows.items() if len(part)}
     counts = ", ".join(f"{len(part)} {name}" for name, part in rows.items())
     summary = f"Split of {len(records)} records by {config.method}: {counts}."
-    return Split(rows=rows, sha256=_content_hash(records, rows), notes=(summary, *notes))
+    notes = [summary, *notes, *_warnings(records, config)]
+    return Split(rows=rows, sha256=_content_hash(records, rows), notes=tuple(notes))
+
+
+def _warnings(records: Records, config: SplitConfig) -> list[str]:
+    """Says where a split may not be what the user thinks it is."""
+    warnings = []
+    if config.method != "given" and (records.splits != "").any():
+        warnings.append(
+            "The data names splits, which are not used; data.split.method=given uses them."
+        )
+    if config.method == "hash" and _pictures_are_groups(records):
+        warnings.append(
+            "Every picture is a group of its own: if some are frames of one video or show one "
+            "specimen, name what holds them together in data.split.group_by, or use "
+            "data.split.method=blocks; else the scores are too good."
+        )
+    return warnings
+
+
+def _pictures_are_groups(records: Records) -> bool:
+    return len(np.unique(records.groups)) == len(np.unique(records.ids))
 
 
 def _content_hash(records: Records, rows: Mapping[str, np.ndarray]) -> str:
@@ -163,7 +184,7 @@ def _in_blocks(records: Records, config: SplitConfig) -> tuple[np.ndarray, list[
     """Holds out a contiguous stretch of time in every group, with a gap around it."""
     _refuse_divided(records, records.groups, "groups")
     groups = records.groups
-    if len(np.unique(groups)) == len(np.unique(records.ids)):
+    if _pictures_are_groups(records):
         # A reader that knows of no videos makes each picture a group; in time they are one.
         groups = np.full(len(records), "all pictures")
     names = np.full(len(records), "", _DTYPE)

@@ -4,16 +4,20 @@ import dataclasses
 import json
 import shutil
 
+import jax
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from heatmap import evaluate, workdir
+from heatmap import checkpoint, evaluate, workdir
+from heatmap import run as run_lib
+from heatmap.checkpoint import Checkpoints
 from heatmap.config import Config
 from heatmap.errors import UserError
 from heatmap.models import MODELS
 from heatmap.train import train
+from input_pipeline import batching
 from tests.conftest import write_spots
 from tests.helpers import make_config
 
@@ -206,9 +210,11 @@ def test_a_folder_that_is_not_ours_is_refused(tiny_root, tmp_path):
 
 def test_a_longer_past_than_future_is_refused(finished, tiny_root):
     config, folder, _ = finished
+    before = (folder / "config.json").read_text()
     shorter = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=5))
     with pytest.raises(UserError, match="trained for 40 steps, more than the 5"):
         train(shorter, folder)
+    assert (folder / "config.json").read_text() == before
 
 
 def test_a_missing_array_in_the_checkpoint_is_a_sentence(tiny_root, tmp_path):
@@ -222,10 +228,90 @@ def test_a_missing_array_in_the_checkpoint_is_a_sentence(tiny_root, tmp_path):
 
 def test_a_loss_that_is_not_finite_names_step_batch_and_checkpoint(tiny_root, tmp_path):
     settings = {"optim.name": "sgd", "optim.learning_rate": 1e30, "train.save_every_steps": 1}
-    with pytest.raises(UserError, match=r"The loss of step \d+ is (nan|inf)") as error:
+    with pytest.raises(UserError, match=r"Step 1, .* not finite") as error:
         train(tiny(tiny_root, **settings), tmp_path / "run")
     assert "train/0" in str(error.value)
-    assert "last good checkpoint is of step 1" in str(error.value)
+    assert "There is no checkpoint" in str(error.value)
+    assert checkpoint.saved_step(tmp_path / "run") is None  # what is not finite is not saved
+
+
+def test_the_last_good_checkpoint_is_named_and_is_good(tiny_root, tmp_path, monkeypatch):
+    real = batching.train_batches
+
+    def poisoned(*arguments):
+        for i, batch in enumerate(real(*arguments), start=1):
+            yield {**batch, "keypoints": batch["keypoints"] * (np.nan if i == 3 else 1)}
+
+    monkeypatch.setattr(batching, "train_batches", poisoned)
+    with pytest.raises(UserError, match=r"Step 3, .* checkpoint is of step 2"):
+        train(tiny(tiny_root, **{"train.save_every_steps": 1}), tmp_path / "run")
+    monkeypatch.undo()
+    assert train(tiny(tiny_root, **{"train.save_every_steps": 1}), tmp_path / "run")
+
+
+def test_settings_can_be_mended_in_the_same_workdir(tiny_root, tmp_path):
+    with pytest.raises(UserError, match=r"data\.root"):
+        train(tiny(tmp_path / "typo"), tmp_path / "run")
+    assert train(tiny(tiny_root, **{"train.steps": 2}), tmp_path / "run")
+
+
+def test_a_lost_training_log_is_written_again(finished):
+    config, folder, _ = finished
+    path = folder / "training_log.json"
+    before = path.read_text()
+    path.unlink()
+    train(config, folder)
+    assert path.read_text() == before
+
+
+def test_the_best_and_the_latest_checkpoint_agree_after_a_kill_between_them(
+    tiny_root, tmp_path, monkeypatch
+):
+    real = Checkpoints.save
+
+    def killed(self, step, tree, meta):
+        if self.folder.name == "latest" and step == 5:
+            raise KeyboardInterrupt
+        real(self, step, tree, meta)
+
+    monkeypatch.setattr(Checkpoints, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny(tiny_root), tmp_path / "run")
+    monkeypatch.undo()
+    latest = Checkpoints(tmp_path / "run", "latest").meta()
+    assert latest["best"]["step"] == 3
+    assert Checkpoints(tmp_path / "run", "best").has(3)
+    assert run_lib.open_run(tmp_path / "run").weights
+    scores = train(tiny(tiny_root), tmp_path / "run")
+    assert scores == train(tiny(tiny_root), tmp_path / "whole")
+
+
+def test_the_config_in_the_checkpoint_is_the_one_that_counts(tiny_root, tmp_path):
+    config = tiny(tiny_root, **{"train.steps": 2})
+    train(config, tmp_path / "run")
+    other = dataclasses.replace(config, seed=5)
+    workdir.claim(tmp_path / "run", other)
+    with pytest.raises(UserError, match="seed: 0 -> 5"):
+        train(other, tmp_path / "run")
+
+
+def test_interchangeable_without_pairs_is_refused(tiny_root, tmp_path):
+    with pytest.raises(UserError, match=r"data\.interchangeable_pairs"):
+        train(tiny(tiny_root, **{"loss.interchangeable": True}), tmp_path / "run")
+
+
+def test_frozen_layers_keep_their_statistics(tiny_root, tmp_path):
+    settings = {"optim.freeze_paths": ("^encoder/",), "train.steps": 3}
+    config = tiny(tiny_root, **settings)
+    train(config, tmp_path / "run")
+    fresh = run_lib.build(config, run_lib.open_run(tmp_path / "run").points).weights
+    trained = run_lib.open_run(tmp_path / "run").weights
+    for a, b in zip(
+        *(jax.tree.leaves(w["stats"]["encoder"]) for w in (fresh, trained)), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+    heads = (w["stats"]["norms"] for w in (fresh, trained))
+    assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, heads), strict=True))
 
 
 def test_the_average_of_the_weights_is_what_is_scored(tiny_root, tmp_path):

@@ -21,7 +21,7 @@ _EPSILON = 1e-5
 class NormRelu(nnx.BatchNorm):
     """`max_pool(relu(batch_norm(x)))`, with the parameters and statistics of `nnx.BatchNorm`.
 
-    The defaults are PyTorch's (its momentum of 0.1 is 0.9 here).
+    PyTorch's momentum of 0.1 is 0.9 here; the running variance is the biased one, as in Flax.
     """
 
     def __init__(self, features: int, *, pool: bool = False, dtype, rngs: nnx.Rngs):
