@@ -146,7 +146,7 @@ def test_the_order_of_instances_does_not_matter(name, seed):
     predictions = random(seed)
     predictions.score[:6] = np.nan  # equal confidences
     order = np.random.default_rng(seed).permutation(len(predictions.ids))
-    metric = metrics.METRICS[name]
+    metric = metrics.METRICS[name].measure
     assert_same(
         metric(predictions, UNSEEN, CONFIG), metric(take(predictions, order), UNSEEN, CONFIG)
     )

@@ -228,7 +228,7 @@ def frozen_run():
         before = jax.tree.map(np.array, dataclasses.asdict(state))
         step = make_train_step(built, optimiser)
         for _ in range(2):
-            state, _ = step(state, batch)
+            state, *_ = step(state, batch)
     return built, before, state
 
 

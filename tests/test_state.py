@@ -176,7 +176,7 @@ def averaged():
         states, losses = [jax.tree.map(np.array, state)], []
         for seed in range(3):
             batch = batching.to_devices(make_batch(config, seed), state_lib.sharded(built.mesh))
-            state, loss = step(state, batch)
+            state, loss, _ = step(state, batch)
             states.append(jax.tree.map(np.array, state))
             losses.append(float(loss))
     return states, losses
@@ -245,7 +245,8 @@ class Device:
     def __call__(self, state, seed):
         batch = batching.to_devices(make_batch(self.config, seed), state_lib.sharded(self.mesh))
         with jax.set_mesh(self.mesh):
-            return self.step(jax.device_put(state, state_lib.replicated(self.mesh)), batch)
+            placed = jax.device_put(state, state_lib.replicated(self.mesh))
+            return self.step(placed, batch)[:2]
 
 
 def compare_devices():
