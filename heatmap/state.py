@@ -139,7 +139,7 @@ def divide_cpu(batch_size: int) -> None:
     the environment already says how many devices there are.
     """
     chosen = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    chosen |= jax.config.read("jax_num_cpu_devices") > 0
+    chosen |= "JAX_NUM_CPU_DEVICES" in os.environ
     if not chosen and batch_size % 2 == 0 and (os.cpu_count() or 1) >= 2:
         jax.config.update("jax_num_cpu_devices", 2)
 

@@ -63,7 +63,7 @@ def draw(
     for axis in axes.ravel():
         axis.set_axis_off()
     figure.suptitle(title, fontsize=9)
-    figure.tight_layout(pad=0.3)
+    figure.tight_layout(pad=0.3, rect=(0, 0, 1, 1 - 0.1 / len(images)))  # below the title
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     sheet = np.asarray(canvas.buffer_rgba())[..., :3].copy()
