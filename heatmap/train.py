@@ -182,13 +182,12 @@ class Trainer:
             self.run, self.predict_step, weights, self.splits["val"]
         )
         scores = evaluate.score(self.run, "val", predictions, loss)
-        self.writer.write_scalars(step, {k: v for k, v in scores.items() if math.isfinite(v)})
+        self._write_scores(step, scores)
         train_loss = float(losses.mean(self.state.loss_sum, self.state.loss_weight))
-        size = len(self.splits["train"])
         log = self.meta["log"]
         log.append(
             {
-                "epoch": step * config.train.batch_size // size,
+                "epoch": self._epochs(step),
                 "step": step,
                 "train_loss": train_loss,
                 "val_loss": loss if math.isfinite(loss) else None,
@@ -241,12 +240,16 @@ class Trainer:
             scores |= evaluate.score(self.run, name, found, loss)
             path = self.folder / "predictions" / f"{name}.parquet"
             evaluate.save_predictions(path, found, self.run.points.names, self.config.eval.csv)
-        self.writer.write_scalars(self.steps, {k: v for k, v in scores.items() if math.isfinite(v)})
+        self._write_scores(self.steps, scores)
         evaluate.save_metrics(self.folder / workdir.METRICS, scores)
         return scores
 
     def _held_out(self) -> list[str]:
         return [name for name in ("val", "test") if name in self.splits]
+
+    def _write_scores(self, step: int, scores: dict[str, float]) -> None:
+        """Passes on what could be measured."""
+        self.writer.write_scalars(step, {k: v for k, v in scores.items() if math.isfinite(v)})
 
     def _write_log(self) -> None:
         log = {self.config.model.name: self.meta["log"]}
@@ -256,12 +259,15 @@ class Trainer:
         """Says whether an epoch, or so many steps, end with this step."""
         if step == self.steps:
             return True
-        train, size = self.config.train, len(self.splits["train"])
+        train = self.config.train
         if train.eval_every_steps:
             return step % train.eval_every_steps == 0
-        epochs = step * train.batch_size // size
-        before = (step - 1) * train.batch_size // size
-        return epochs // train.eval_every_epochs > before // train.eval_every_epochs
+        every = train.eval_every_epochs
+        return self._epochs(step) // every > self._epochs(step - 1) // every
+
+    def _epochs(self, step: int) -> int:
+        """Counts the whole epochs that so many steps have seen."""
+        return step * self.config.train.batch_size // len(self.splits["train"])
 
     def _save_is_due(self, step: int) -> bool:
         every = self.config.train.save_every_steps
