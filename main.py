@@ -19,6 +19,8 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from heatmap import config as config_lib
+from heatmap import fields
+from heatmap.config import Config
 from heatmap.errors import UserError, guard
 
 config_flags.DEFINE_config_file("config", None, "The config file, e.g. configs/sigma2.py.")
@@ -36,8 +38,8 @@ def parse_flags(arguments: list[str]) -> list[str]:
         raise SystemExit(0)
     for argument in arguments[1:]:
         name = argument.split("=", 1)[0].removeprefix("--config.")
-        if argument.startswith("--config.") and name not in config_lib.field_names():
-            hint = config_lib.nearest(name, config_lib.field_names())
+        if argument.startswith("--config.") and name not in fields.names_of(Config):
+            hint = fields.nearest(name, fields.names_of(Config))
             raise UserError(f"{name} is not a config field: {hint}")
     try:
         rest = flags.FLAGS(arguments)

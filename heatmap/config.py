@@ -5,13 +5,11 @@ refuses what does not fit them with a sentence that names the field and the near
 """
 
 import dataclasses
-import difflib
 import json
-import math
-import typing
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
+from heatmap import fields
 from heatmap.errors import UserError
 
 NamePairs = tuple[tuple[str, ...], ...]
@@ -209,7 +207,7 @@ def from_mapping(values: Mapping[str, Any]) -> Config:
     Raises:
       UserError: for an unknown, missing, ill-typed or impossible field, by its dotted name.
     """
-    config = _parse(Config, values, "")
+    config = fields.parse(Config, values)
     _check(config)
     return config
 
@@ -230,101 +228,14 @@ def from_json(text: str, source: str) -> Config:
         raise UserError(f"{source}: {error}") from error
 
 
-def field_names(kind: type = Config, prefix: str = "") -> list[str]:
-    """Lists the dotted names of all fields, leaves only."""
-    names: list[str] = []
-    for name, hint in typing.get_type_hints(kind).items():
-        if dataclasses.is_dataclass(hint):
-            names += field_names(typing.cast(type, hint), f"{prefix}{name}.")
-        else:
-            names.append(prefix + name)
-    return names
-
-
-def nearest(name: str, valid: Collection[str]) -> str:
-    """Phrases the hint that ends an error about an unknown name."""
-    leaf = [v for v in valid if v.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]]
-    # The right field in the wrong group is likelier meant than another field of that group.
-    near = difflib.get_close_matches(name, leaf or valid, n=1, cutoff=0.0 if leaf else 0.5)
-    if near:
-        return f"did you mean {near[0]!r}?"
-    return f"choose from {', '.join(sorted(valid))}."
-
-
-def choose(table: Mapping[str, Any], name: str, field: str) -> Any:
-    """Looks a name up in a table such as MODELS or DECODERS.
-
-    Raises:
-      UserError: naming the field and the nearest valid name.
-    """
-    if name not in table:
-        raise UserError(f"{field}={name!r} is not known: {nearest(name, table)}")
-    return table[name]
-
-
 def differences(a: Config, b: Config, ignore: tuple[str, ...] = ()) -> list[str]:
     """Lists the fields in which two configs differ as `field: value in a -> value in b`."""
-    left, right = (_flatten(dataclasses.asdict(c)) for c in (a, b))
+    left, right = (fields.flatten(dataclasses.asdict(c)) for c in (a, b))
     return [
         f"{name}: {left[name]!r} -> {right[name]!r}"
         for name in left
         if left[name] != right[name] and not name.startswith(ignore or "\0")
     ]
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat.update(_flatten(value, f"{prefix}{name}."))
-        else:
-            flat[prefix + name] = value
-    return flat
-
-
-def _parse(hint: Any, value: Any, name: str) -> Any:
-    """Converts `value` to the type `hint`, or raises a UserError that names the field."""
-    if dataclasses.is_dataclass(hint):
-        return _parse_fields(typing.cast(type, hint), value, name)
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        if value not in arguments:
-            raise UserError(f"{name}={value!r} is not one of {', '.join(arguments)}.")
-        return value
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise UserError(f"{name} must be a tuple, got {value!r}.")
-        hints = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
-        if len(hints) != len(value):
-            raise UserError(f"{name} must have {len(hints)} values, got {value!r}.")
-        pairs = zip(hints, value, strict=True)
-        return tuple(_parse(h, v, f"{name}[{i}]") for i, (h, v) in enumerate(pairs))
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        got = f"{value!r} ({type(value).__name__})"
-        raise UserError(f"{name} must be of type {hint.__name__}, got {got}.")
-    if hint is float and not math.isfinite(value):
-        raise UserError(f"{name} must be finite, got {value!r}.")
-    return value
-
-
-def _parse_fields(kind: type, values: Any, name: str) -> Any:
-    prefix = f"{name}." if name else ""
-    if not isinstance(values, Mapping):
-        raise UserError(f"{name or 'the config'} must hold fields, got {values!r}.")
-    hints = typing.get_type_hints(kind)
-    for key in values:
-        if key not in hints:
-            hint = nearest(f"{prefix}{key}", [*(prefix + h for h in hints), *field_names()])
-            raise UserError(f"{prefix}{key} is not a config field: {hint}")
-    missing = [prefix + key for key in hints if key not in values]
-    if missing:
-        raise UserError(
-            f"The config lacks {', '.join(missing)}; build it on configs/common.py, or train anew "
-            "if it was written by another version."
-        )
-    return kind(**{key: _parse(hints[key], values[key], prefix + key) for key in hints})
 
 
 def _check(config: Config) -> None:

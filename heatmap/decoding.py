@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from heatmap import geometry
-from heatmap.config import Config, DecoderConfig, choose
+from heatmap.config import Config, DecoderConfig
 from heatmap.errors import UserError
+from heatmap.fields import choose
 from heatmap.losses import LOSSES
 
 # Below this inverse temperature the background of a 'peak' map outweighs its peak in a softmax:

@@ -20,8 +20,9 @@ from heatmap import decoding, geometry, losses, metrics, workdir
 from heatmap import run as run_lib
 from heatmap import state as state_lib
 from heatmap.checkpoint import LATEST, Checkpoints, Meta
-from heatmap.config import Config, choose
+from heatmap.config import Config
 from heatmap.errors import UserError, guard
+from heatmap.fields import choose
 from heatmap.metrics import Predictions
 from heatmap.run import Run
 

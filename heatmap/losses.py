@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from heatmap import geometry, targets
-from heatmap.config import Config, choose
+from heatmap.config import Config
 from heatmap.errors import UserError
+from heatmap.fields import choose
 from heatmap.keypoints import LABELLED, UNKNOWN, KeypointSet, involution
 
 _TINY = 1e-12

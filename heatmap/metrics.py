@@ -17,7 +17,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from heatmap import oks
-from heatmap.config import EvalConfig, choose
+from heatmap.config import EvalConfig
+from heatmap.fields import choose
 from heatmap.keypoints import KeypointSet, Pair
 from heatmap.pairs import cheaper_order, distance, order_ceiling
 

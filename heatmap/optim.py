@@ -6,7 +6,8 @@ from collections.abc import Callable
 import jax
 import optax
 
-from heatmap.config import OptimConfig, choose
+from heatmap.config import OptimConfig
+from heatmap.fields import choose
 
 
 def path_name(path) -> str:

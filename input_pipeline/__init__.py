@@ -12,7 +12,8 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 import tensorflow as tf
 
-from heatmap.config import DataConfig, choose
+from heatmap.config import DataConfig
+from heatmap.fields import choose
 from input_pipeline import coco, deeplabcut, simple_json, stick_figures
 from input_pipeline.records import Records
 from input_pipeline.splits import Split, make_split

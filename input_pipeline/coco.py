@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from heatmap.config import DataConfig, nearest
+from heatmap.config import DataConfig
 from heatmap.errors import UserError
+from heatmap.fields import nearest
 from heatmap.geometry import Size
 from heatmap.keypoints import KeypointSet, Pair
 from input_pipeline import images, labels

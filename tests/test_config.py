@@ -10,8 +10,10 @@ import pytest
 
 from configs import common
 from heatmap import config as config_lib
-from heatmap.config import RESUMABLE, Config, choose, differences, flag_overrides, from_mapping
+from heatmap import fields
+from heatmap.config import RESUMABLE, Config, differences, flag_overrides, from_mapping
 from heatmap.errors import UserError
+from heatmap.fields import choose
 from tests.helpers import make_config
 
 
@@ -51,7 +53,7 @@ def leaves(values, prefix=""):
 
 
 def test_the_default_tree_is_exactly_the_typed_fields():
-    assert sorted(leaves(defaults())) == sorted(config_lib.field_names())
+    assert sorted(leaves(defaults())) == sorted(fields.names_of(Config))
 
 
 def test_common_assigns_every_field_once():
@@ -63,7 +65,7 @@ def test_common_assigns_every_field_once():
         for target in node.targets
         if isinstance(target, ast.Attribute)
     ]
-    assert sorted(assigned) == sorted(n.rsplit(".", 1)[-1] for n in config_lib.field_names())
+    assert sorted(assigned) == sorted(n.rsplit(".", 1)[-1] for n in fields.names_of(Config))
 
 
 def test_get_config_returns_a_fresh_copy():
@@ -78,7 +80,7 @@ def test_defaults_are_valid_and_frozen():
     assert hash(config) == hash(make_config())
 
 
-@pytest.mark.parametrize("name", config_lib.field_names())
+@pytest.mark.parametrize("name", fields.names_of(Config))
 def test_no_default_is_none(name):
     """A field that is None cannot be overridden by a flag."""
     value = common.get_config()
@@ -119,8 +121,8 @@ def test_a_misspelt_group_is_refused_with_the_nearest_group(name, meant):
 
 
 def test_a_name_like_no_other_lists_what_there_is():
-    assert "choose from" in config_lib.nearest("zzzz", ["mse", "cross_entropy"])
-    assert "cross_entropy, mse" in config_lib.nearest("zzzz", ["mse", "cross_entropy"])
+    assert "choose from" in fields.nearest("zzzz", ["mse", "cross_entropy"])
+    assert "cross_entropy, mse" in fields.nearest("zzzz", ["mse", "cross_entropy"])
 
 
 @pytest.mark.parametrize("name", ["seed", "targets.sigma", "data.split.gap", "log"])

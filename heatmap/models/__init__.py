@@ -8,8 +8,9 @@ from (config, K, rngs) to a module and give it a line in MODELS.
 import jax.numpy as jnp
 from flax import nnx
 
-from heatmap.config import Config, choose
+from heatmap.config import Config
 from heatmap.errors import UserError
+from heatmap.fields import choose
 from heatmap.models.encoder import REDUCTION
 from heatmap.models.regression import RegressionNet
 from heatmap.models.unet import UNet
