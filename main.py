@@ -27,6 +27,17 @@ config_flags.DEFINE_config_file("config", None, "The config file, e.g. configs/s
 flags.DEFINE_string("workdir", "", "Where results go; default: a new folder under runs/.")
 
 
+def restart_with_huge_pages() -> None:
+    """Starts the same command anew with memory in huge pages, where Linux has them.
+
+    Each step asks for the same hundreds of megabytes and gives them back, and the kernel spends a
+    tenth of the time on clearing them in pages of 4 KB. glibc decides only when a process starts.
+    """
+    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
+        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
 def parse_flags(arguments: list[str]) -> list[str]:
     """Parses flags for `app.run`.
 
@@ -90,4 +101,5 @@ def fresh_workdir(name: str) -> str:
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()
     guard(lambda: app.run(main, flags_parser=parse_flags))

@@ -204,11 +204,13 @@ def test_step_counts_and_sums_the_losses(averaged):
 #
 # Sums in another order differ in the last bits. Left alone, two trainings drift apart from there:
 # a pixel at the corner of a ReLU or of a max-pool falls on the other side, and Adam turns the
-# rounding noise of biases before a batch norm into whole steps. So the two are compared at the
-# usual rate from the same state at each step, and running freely at a small one.
+# rounding noise of biases before a batch norm into whole steps. So float32 is compared from the
+# same state at each step, at the usual rate, and running freely at a small one; and float64, whose
+# noise is too small for all that, running freely at the usual rates.
 
 STEPS, LOCKSTEPS = 20, 4
-LOCKSTEP, FREE_ADAM, FREE_SGD = (1e-3, 0.0), (3e-6, 0.0), (0.0, 3e-3)  # rates of Adam and of SGD
+ADAM, SGD = (1e-3, 0.0), (0.0, 0.1)  # rates of Adam and of SGD
+SMALL_ADAM, SMALL_SGD = (3e-6, 0.0), (0.0, 3e-3)
 
 
 def adam_or_sgd():
@@ -227,12 +229,18 @@ def adam_or_sgd():
     return optax.GradientTransformation(init, update)
 
 
-def first_state(built, rates):
+def first_state(built, rates, dtype=np.float32):
     state = state_lib.new_state(built.weights, adam_or_sgd(), ema=False)
-    state = jax.tree.map(np.array, state)
-    return dataclasses.replace(
-        state, opt_state={**state.opt_state, "rates": np.array(rates, np.float32)}
+    state = jax.tree.map(
+        lambda a: np.array(a, dtype if jnp.issubdtype(a.dtype, jnp.floating) else a.dtype), state
     )
+    rates = np.array(rates, dtype)
+    return dataclasses.replace(state, opt_state={**state.opt_state, "rates": rates})
+
+
+def in_float64(config):
+    """A config of a precision that no user needs, and that the typed fields do not offer."""
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, dtype="float64"))
 
 
 class Device:
@@ -257,10 +265,16 @@ def compare_devices():
         built = run.build(small_config(**overrides), POINTS)
         pair = Device(built, eight), Device(built, one)
         report[name] = {
-            "lockstep": in_lockstep(first_state(built, LOCKSTEP), *pair),
-            "adam": running_freely(first_state(built, FREE_ADAM), *pair),
-            "sgd": running_freely(first_state(built, FREE_SGD), *pair),
+            "lockstep": in_lockstep(first_state(built, ADAM), *pair),
+            "adam": running_freely(first_state(built, SMALL_ADAM), *pair),
+            "sgd": running_freely(first_state(built, SMALL_SGD), *pair),
         }
+        with jax.enable_x64(True):
+            built = run.build(in_float64(built.config), POINTS)
+            pair = Device(built, eight), Device(built, one)
+            for rule, rates in (("adam", ADAM), ("sgd", SGD)):
+                start = first_state(built, rates, np.float64)
+                report[name][f"{rule}64"] = running_freely(start, *pair)
     print(json.dumps(report))
 
 
@@ -363,16 +377,17 @@ def test_a_step_is_the_same_on_eight_devices_and_on_one(devices, name):
     assert sorted(found["gradient"])[LOCKSTEPS // 2] < 1e-5
 
 
-@pytest.mark.parametrize("rule", ["adam", "sgd"])
+@pytest.mark.parametrize("rule", ["adam", "sgd", "adam64", "sgd64"])
 @pytest.mark.parametrize("name", RUNS)
 def test_losses_of_twenty_steps_do_not_depend_on_the_number_of_devices(devices, name, rule):
     assert devices[name][rule]["loss"] < 1e-5
 
 
+@pytest.mark.parametrize("rule", ["sgd", "sgd64"])
 @pytest.mark.parametrize("name", RUNS)
-def test_parameters_after_twenty_sgd_steps_do_not_either(devices, name):
-    assert devices[name]["sgd"]["parameters"] < 1e-5
-    assert devices[name]["sgd"]["moved"] > 1e-3  # the comparison is of parameters that learned
+def test_parameters_after_twenty_sgd_steps_do_not_either(devices, name, rule):
+    assert devices[name][rule]["parameters"] < 1e-5
+    assert devices[name][rule]["moved"] > 1e-3  # the comparison is of parameters that learned
 
 
 def test_operators_divide_a_batch_or_leave_it_whole(devices):

@@ -54,13 +54,14 @@ def norm_relu(x, scale, bias, pool):
       pool: whether to end with a 2×2 max-pool.
 
     Returns:
-      (y, mean [C], variance [C]); mean and variance are float32 and carry no gradient.
+      (y, mean [C], variance [C]); mean and variance are float32 or wider and carry
+      no gradient.
     """
     return _forward(x, scale, bias, pool)[0]
 
 
 def _forward(x, scale, bias, pool):
-    wide = x.astype(jnp.float32)
+    wide = x.astype(ops.accumulator(x.dtype))
     mean = wide.mean((0, 1, 2))
     var = jnp.maximum((wide * wide).mean((0, 1, 2)) - mean * mean, 0.0)
     inverse = lax.rsqrt(var + _EPSILON)
@@ -80,7 +81,7 @@ def _largest_after(x, factor):
 
 def _backward(pool, residuals, gradients):
     x, selected, factor, offset, mean, inverse = residuals
-    gradient = jnp.where(selected * factor + offset > 0, gradients[0].astype(jnp.float32), 0.0)
+    gradient = jnp.where(selected * factor + offset > 0, gradients[0].astype(factor.dtype), 0.0)
     count = x.size // x.shape[-1]
     sum_plain = gradient.sum((0, 1, 2))
     sum_normalised = (gradient * ((selected - mean) * inverse)).sum((0, 1, 2))

@@ -19,6 +19,11 @@ _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 _PLAIN_FORWARD_PIXELS = 8 * 8
 
 
+def accumulator(dtype):
+    """The precision of sums and of what a network returns: float32, or wider if `dtype` is."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
 class ConvTranspose(nnx.ConvTranspose):
     """A 4×4 transposed convolution of stride 2 that doubles height and width.
 
@@ -185,7 +190,7 @@ def _conv_transpose_kernel_gradient(x, gradient):
 
 
 def _sum_over_pixels(x, gradient, left, right):
-    """Returns the matrix Σ left(x)ᵀ right(gradient) over all pixels of all images, in float32.
+    """Returns the matrix Σ left(x)ᵀ right(gradient) over all pixels of all images.
 
     The images follow one another in a scan, so that the shifted copies of one image stay in the
     cache; a batch that is divided between D devices is scanned on all of them at once.
@@ -197,9 +202,9 @@ def _sum_over_pixels(x, gradient, left, right):
       right: maps the gradient of D images to [D, H, W, Q].
 
     Returns:
-      [P, Q].
+      [P, Q], summed and returned in float32 or wider.
     """
-    batch = x.shape[0]
+    batch, total_dtype = x.shape[0], accumulator(x.dtype)
     shards = _batch_shards(batch)
 
     def scanned(a):  # [B, …] -> [B/D, D, …]
@@ -211,11 +216,11 @@ def _sum_over_pixels(x, gradient, left, right):
     def add(total, images):
         per_pixel = (((1,), (1,)), ((0,), (0,)))
         rows, columns = matrices(*images)
-        product = lax.dot_general(rows, columns, per_pixel, preferred_element_type=jnp.float32)
+        product = lax.dot_general(rows, columns, per_pixel, preferred_element_type=total_dtype)
         return total + product, None
 
     shapes = jax.eval_shape(lambda *a: tuple(matrices(*a)), x[:shards], gradient[:shards])
-    zeros = jnp.zeros((shards, shapes[0].shape[-1], shapes[1].shape[-1]), jnp.float32)
+    zeros = jnp.zeros((shards, shapes[0].shape[-1], shapes[1].shape[-1]), total_dtype)
     total, _ = lax.scan(add, zeros, (scanned(x), scanned(gradient)))
     return total.sum(0)
 

@@ -5,6 +5,7 @@ import itertools
 import jax.numpy as jnp
 from flax import nnx
 
+from heatmap.models import ops
 from heatmap.models.encoder import CHANNELS, Encoder
 
 
@@ -44,5 +45,6 @@ class RegressionNet(nnx.Module):
         x = self.encoder(image)[-1].mean(axis=(1, 2))
         for linear in self.linears[:-1]:
             x = self.dropout(nnx.relu(linear(x)), rngs=rngs)
-        x = self.linears[-1](x).astype(jnp.float32)
+        x = self.linears[-1](x)
+        x = x.astype(ops.accumulator(x.dtype))
         return nnx.sigmoid(x).reshape(x.shape[0], -1, 2)

@@ -62,4 +62,5 @@ class UNet(nnx.Module):
             x = norm(deconv(x))
             if self.skip and i < min(2, last):
                 x = jnp.concatenate([x, features[2 - i]], axis=-1)
-        return self.head(x).astype(jnp.float32)
+        x = self.head(x)
+        return x.astype(ops.accumulator(x.dtype))
