@@ -7,7 +7,7 @@ import argparse
 import dataclasses
 import math
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -118,6 +118,11 @@ def score(run: Run, split: str, predictions: Predictions, loss: float) -> dict[s
     """Measures a split; keys begin with its name, e.g. 'test/pck@0.05'."""
     scores = {"loss": loss, **metrics.score(predictions, run.points, run.config.eval)}
     return {f"{split}/{name}": value for name, value in scores.items()}
+
+
+def held_out(splits: Collection[str]) -> list[str]:
+    """Lists those of a run's splits that are scored: val, and test if the data has one."""
+    return [name for name in ("val", "test") if name in splits]
 
 
 def save_predictions(path: pathlib.Path, predictions: Predictions, names, csv: bool) -> None:
@@ -252,13 +257,8 @@ def main(arguments: list[str] | None = None) -> None:
         decoder=dataclasses.replace(config.decoder, **changes),
         eval=dataclasses.replace(config.eval, csv=config.eval.csv or options.csv),
     )
-    splits = [options.split] if options.split else scored_splits(options.workdir)
-    evaluate(options.workdir, splits, config)
-
-
-def scored_splits(folder: pathlib.Path) -> list[str]:
-    """Lists the held-out splits that a run has: val, and test if the data has one."""
-    return [s for s in ("val", "test") if s in Checkpoints(folder, LATEST).meta()["splits"]]
+    there = Checkpoints(options.workdir, LATEST).meta()["splits"]
+    evaluate(options.workdir, [options.split] if options.split else held_out(there), config)
 
 
 if __name__ == "__main__":

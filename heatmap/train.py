@@ -137,7 +137,7 @@ class Trainer:
                 print("stopped before the first evaluation; the same command goes on from here")
                 return {}
             scores = workdir.read_metrics(self.folder)
-            if not all(f"{name}/loss" in scores for name in self._held_out()):
+            if not all(f"{name}/loss" in scores for name in evaluate.held_out(self.splits)):
                 scores = self._finish()
         print(evaluate.table(scores))
         print(f"state_sha256={state_lib.sha256(self.state)}", flush=True)
@@ -235,7 +235,7 @@ class Trainer:
             self.meta["best"]["step"],
         )
         scores: dict[str, float] = {}
-        for name in self._held_out():
+        for name in evaluate.held_out(self.splits):
             found, loss = evaluate.predict(self.run, self.predict_step, weights, self.splits[name])
             scores |= evaluate.score(self.run, name, found, loss)
             path = self.folder / "predictions" / f"{name}.parquet"
@@ -243,9 +243,6 @@ class Trainer:
         self._write_scores(self.steps, scores)
         evaluate.save_metrics(self.folder / workdir.METRICS, scores)
         return scores
-
-    def _held_out(self) -> list[str]:
-        return [name for name in ("val", "test") if name in self.splits]
 
     def _write_scores(self, step: int, scores: dict[str, float]) -> None:
         """Passes on what could be measured."""

@@ -2,7 +2,6 @@
 
 import itertools
 
-import jax.numpy as jnp
 from flax import nnx
 
 from heatmap.models import ops
