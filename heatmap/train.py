@@ -53,7 +53,8 @@ def train(config: Config, folder: pathlib.Path) -> dict[str, float]:
     sha256 = f"split sha256 {split.sha256[:12]}"
     for note in (*records.skipped, *left_out, *split.notes, sha256):
         print(note, flush=True)
-    return Trainer(config, folder, records, split).run_to_the_end()
+    with workdir.locked(folder):
+        return Trainer(config, folder, records, split).run_to_the_end()
 
 
 class Trainer:

@@ -11,10 +11,12 @@ checkpoints/{latest,best}      Orbax
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import pathlib
 import tempfile
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -85,6 +87,46 @@ def check(workdir: pathlib.Path, config: Config) -> None:
             f"{workdir} is not empty and holds no {CONFIG}, so it is no workdir of ours; choose "
             "another --workdir."
         )
+
+
+@contextlib.contextmanager
+def locked(workdir: pathlib.Path, patience: float = 30.0) -> Iterator[None]:
+    """Keeps other processes out of a folder: two runs in one would spoil each other's checkpoints.
+
+    The lock is the operating system's and ends with the process, however that ends.
+
+    Args:
+      workdir: made if it does not exist, and removed again if nothing was written to it.
+      patience: seconds to wait for another process, which may be saving and about to leave.
+
+    Raises:
+      UserError: if the other process stays.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    handle = os.open(workdir, os.O_RDONLY)
+    try:
+        _take_lock(handle, workdir, time.monotonic() + patience)
+        yield
+    finally:
+        os.close(handle)
+        with contextlib.suppress(OSError):  # not empty, as it should be
+            workdir.rmdir()
+
+
+def _take_lock(handle: int, workdir: pathlib.Path, deadline: float) -> None:
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError as error:
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"Another process trains in {workdir}; wait for it, stop it, or choose another "
+                    "--workdir."
+                ) from error
+            time.sleep(0.5)
+        except OSError:
+            return  # some network file systems know no locks
 
 
 def claim(workdir: pathlib.Path, config: Config) -> None:

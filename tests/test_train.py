@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import shutil
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -206,6 +208,25 @@ def test_a_folder_that_is_not_ours_is_refused(tiny_root, tmp_path):
     with pytest.raises(UserError, match="is not empty"):
         train(tiny(tiny_root), tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_folder_in_use_is_refused_and_free_again_afterwards(tmp_path):
+    other = "import sys, time; from heatmap import workdir; from pathlib import Path\n"
+    other += "with workdir.locked(Path(sys.argv[1])): print('in', flush=True); time.sleep(60)"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", other, tmp_path / "run"], stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout.readline() == "in\n"
+    with (
+        pytest.raises(UserError, match="Another process trains in"),
+        workdir.locked(tmp_path / "run", patience=0),
+    ):
+        pass
+    holder.kill()
+    holder.wait()
+    with workdir.locked(tmp_path / "run", patience=0):
+        assert (tmp_path / "run").is_dir()
+    assert not (tmp_path / "run").exists()  # nothing was written to it
 
 
 def test_a_longer_past_than_future_is_refused(finished, tiny_root):
