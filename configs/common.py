@@ -77,6 +77,7 @@ def get_config() -> ConfigDict:
     decoder.name = "dark"  # a key of heatmap.decoding.DECODERS
     decoder.beta = 1.0  # soft_argmax: inverse temperature
     decoder.radius = 3  # local_soft_argmax and scores: half width of the window, heatmap pixels
+    decoder.grid = "centres"  # soft_argmax: means of pixel 'centres', or of a grid to the 'edges'
     decoder.force = False  # let a decoder read maps of a loss that does not fit it
 
     optim = config.optim = ConfigDict()

@@ -110,6 +110,7 @@ class DecoderConfig:
     name: str
     beta: float
     radius: int
+    grid: Literal["centres", "edges"]
     force: bool
 
 

@@ -116,12 +116,20 @@ def soft_argmax(maps, kind, config):
     """The mean position under softmax(β·map) (Sun et al., ECCV 2018, arXiv:1711.08229).
 
     Exact on log-probabilities in the interior; near the border the cut-off Gaussian's mean lies
-    inside its peak, by up to 0.8σ a side.
+    inside its peak, by up to 0.8σ a side, and no map gives a point beyond the outermost centres.
+
+    With `decoder.grid='edges'` the mean is stretched about the map's centre so that the outermost
+    pixels stand for the picture's edges: every point of the picture can be reached, at the price
+    of an error that grows from nothing in the centre to half a heatmap pixel at the edges.
     """
     del kind
     flat = maps.reshape(maps.shape[0], -1, maps.shape[3])
     weights = jax.nn.softmax(config.beta * flat, axis=1)
-    return _centre_of_mass(weights.reshape(maps.shape))
+    mean = _centre_of_mass(weights.reshape(maps.shape))
+    if config.grid == "centres":
+        return mean
+    pixels = jnp.array([maps.shape[2], maps.shape[1]], mean.dtype)  # w, h
+    return mean * pixels / (pixels - 1) - 0.5
 
 
 def local_soft_argmax(maps, kind, config):

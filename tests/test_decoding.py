@@ -143,6 +143,30 @@ def test_a_centre_of_mass_is_pulled_inside_at_the_border_by_at_most_a_half_gauss
     assert 0.75 < pull.max() < 0.85  # as documented: 0.8, on pixels a little more
 
 
+@pytest.mark.parametrize(("grid", "reached"), [("centres", 1.5), ("edges", -0.5)])
+def test_the_edge_of_the_picture_can_be_reached_on_the_grid_of_edges_only(grid, reached):
+    """64 pixels of a map stand for 256 of the picture: x = 0 and x = 255 lie beyond the centres."""
+    maps = np.full((2, 64, 64, 1), -50.0, np.float32)
+    maps[0, 0, 0], maps[1, -1, -1] = 50.0, 50.0
+    config = make_config(
+        **{
+            "data.image_size": (256, 256),
+            "loss.name": "cross_entropy",
+            "decoder.name": "soft_argmax",
+            "decoder.grid": grid,
+        }
+    )
+    found = np.asarray(decoding.decode(config, jnp.asarray(maps)).keypoints)[:, 0]
+    np.testing.assert_allclose(found, [[reached] * 2, [255 - reached] * 2], atol=1e-4)
+
+
+@pytest.mark.parametrize("x", [12.0, 20.3, 31.5, 44.0, 51.0])
+def test_the_grid_of_edges_costs_what_its_docstring_says(x):
+    point = np.array([[x, 31.5]], np.float32)
+    found = locate("soft_argmax", gaussian_maps(point, 2.0, "logits"), "logits", grid="edges")
+    np.testing.assert_allclose(found[0] - point[0], [(x - 31.5) / 63, 0], atol=1e-3)
+
+
 # --- the fact that decides which decoder reads which loss ---
 
 

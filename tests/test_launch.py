@@ -112,7 +112,8 @@ def test_no_run_outlives_a_killed_launcher(tmp_path):
         [
             sys.executable,
             "-c",
-            "import sys, pathlib; from launch import local; from tests.test_launch import make_jobs\n"
+            "import pathlib, sys\nfrom launch import local\n"
+            "from tests.test_launch import make_jobs\n"
             "local.run(make_jobs(pathlib.Path(sys.argv[1]), sys.argv[2], (1,)))",
             tmp_path,
             script,

@@ -209,4 +209,4 @@ def test_commands_explain_themselves(name):
         timeout=60,
     )
     assert process.returncode == 0, process.stderr[-2000:]
-    assert "usage: python -m" in process.stdout
+    assert "usage: python " in process.stdout
