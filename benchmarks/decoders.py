@@ -58,7 +58,7 @@ def config_of(case: Case, sigma: float) -> Config:
 
 
 def errors(case: Case, sigma: float, points: np.ndarray) -> np.ndarray:
-    """Encodes points [N, 2] perfectly and decodes them; returns what is off, [N, 2] input pixels."""
+    """Encodes points [N, 2] perfectly, decodes them, and returns what is off in input pixels."""
     config = config_of(case, sigma)
     maps = targets.gaussian(np, points[:, None], INPUT, MAPS, sigma)  # [N, h, w, 1]
     if LOSSES[case.loss].trains == "logits":

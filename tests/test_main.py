@@ -27,6 +27,7 @@ SMALL = [
     "--config.train.batch_size=8",
     "--config.train.steps=24",
     "--config.train.save_every_steps=2",
+    "--config.train.eval_every_steps=8",
     "--config.log.every_steps=1",
     "--config.log.tensorboard=False",
     "--config.eval.sheet_examples=0",
@@ -124,13 +125,7 @@ def test_the_resolved_config_is_printed_and_saved(uninterrupted):
         (["--config.train.epochs=1", "--config.train.steps=1"], ["exactly one"]),
         (["--config.data.image_size=(1,'a')"], ["data.image_size[1]", "int"]),
         (["--config.data.missing=perhaps"], ["data.missing", "unknown, absent"]),
-        (["--config.data.image_size=(100,100)"], ["divisible by 16"]),
-        (["--config.targets.heatmap_size=(60,60)"], ["targets.heatmap_size", "16×16"]),
         (["--config.model.name=unett"], ["model.name", "'unet'"]),
-        (["--config.loss.name=coordinate_mse"], ["unet", "coordinate_mse"]),
-        (["--config.decoder.name=soft_argmax"], ["soft_argmax", "dark"]),
-        (["--config.optim.name=adma"], ["optim.name", "'adam'"]),
-        (["--config.data.name=simple_jsn"], ["data.name", "'simple_json'"]),
         (["--wrkdir=x"], ["wrkdir"]),
         (["stray"], ["stray"]),
     ],
@@ -139,6 +134,27 @@ def test_a_mistyped_command_is_one_sentence(arguments, words, tiny_root, tmp_pat
     small = [a for a in SMALL[:3] if a.split("=")[0] not in {b.split("=")[0] for b in arguments}]
     root = f"--config.data.root={tiny_root}"
     assert_refused(run(*small, root, *arguments, f"--workdir={tmp_path / 'run'}"), *words)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"data.image_size": (100, 100)}, ["divisible by 16"]),
+        ({"targets.heatmap_size": (60, 60)}, ["targets.heatmap_size", "16×16"]),
+        ({"loss.name": "coordinate_mse"}, ["unet", "coordinate_mse"]),
+        ({"decoder.name": "soft_argmax"}, ["soft_argmax", "dark"]),
+        ({"optim.name": "adma"}, ["optim.name", "'adam'"]),
+        ({"data.name": "simple_jsn"}, ["data.name", "'simple_json'"]),
+    ],
+)
+def test_settings_that_do_not_fit_are_one_sentence(settings, words, tiny_root, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        guard(lambda: train(tiny(tiny_root, **settings), tmp_path / "run"))
+    assert stop.value.code == 2
+    sentence = capsys.readouterr().err
+    assert all(word in sentence for word in words), sentence
+    assert sentence.count("\n") == 1
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_missing_config_file_is_one_sentence():
