@@ -6,6 +6,9 @@ A field is set on the command line as `--config.optim.learning_rate=3e-4`. Sizes
 
 from ml_collections import ConfigDict
 
+from heatmap.errors import UserError
+from heatmap.fields import nearest
+
 
 def get_config() -> ConfigDict:
     """Returns a fresh copy of the defaults."""
@@ -122,3 +125,28 @@ def get_config() -> ConfigDict:
     log.tags = ()
 
     return config
+
+
+def parse_argument(argument: str, **defaults: float) -> dict[str, float]:
+    """Reads the argument of a config file, the part behind the colon.
+
+    Args:
+      argument: such as 'sigma=2,lr=1e-3'.
+      **defaults: the names that may be given, with the values of those that are not.
+
+    Returns:
+      A number for every name.
+
+    Raises:
+      UserError: for an unknown name, or what is no number.
+    """
+    values = dict(defaults)
+    for part in filter(None, argument.split(",")):
+        name, _, value = part.partition("=")
+        if name not in defaults:
+            raise UserError(f"The config's argument {part!r}: {nearest(name, defaults)}")
+        try:
+            values[name] = float(value)
+        except ValueError as error:
+            raise UserError(f"The config's argument {part!r} is no number.") from error
+    return values

@@ -28,15 +28,15 @@ class Job:
     Attributes:
       name: of its folder.
       config: the config file, perhaps with an argument: 'configs/beetles.py:sigma=2'.
-      overrides: config fields set by the sweep; they are columns of sweep.csv.
-      common: config fields that all runs share.
+      overrides: config fields to set.
+      columns: what tells this run from the others, for sweep.csv.
       out: the sweep's folder.
     """
 
     name: str
     config: str
     overrides: hyper.Overrides
-    common: hyper.Overrides
+    columns: dict[str, Any]
     out: pathlib.Path
 
     @property
@@ -57,7 +57,7 @@ class Job:
             str(ROOT / "main.py"),
             f"--config={self.config}",
             f"--workdir={self.workdir}",
-            *hyper.flags({**self.overrides, **self.common}),
+            *hyper.flags(self.overrides),
         ]
 
     def is_finished(self) -> bool:
@@ -82,7 +82,7 @@ class Job:
 
 
 def write_table(jobs: Sequence[Job], status: dict[str, str]) -> pathlib.Path:
-    """Writes sweep.csv: name, status, the fields of the sweep, then every score.
+    """Writes sweep.csv: name, status, what was varied, then every score.
 
     Args:
       jobs: of one sweep.
@@ -92,13 +92,13 @@ def write_table(jobs: Sequence[Job], status: dict[str, str]) -> pathlib.Path:
       The file's path.
     """
     scores = {job.name: job.scores() if status[job.name] == "finished" else {} for job in jobs}
-    fields = list(dict.fromkeys(field for job in jobs for field in job.overrides))
+    varied = list(dict.fromkeys(column for job in jobs for column in job.columns))
     measures = sorted({key for values in scores.values() for key in values})
     path = jobs[0].out / SWEEP
     with workdir.replacing(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["name", "status", *fields, *measures])
+        writer = csv.DictWriter(file, ["name", "status", *varied, *measures])
         writer.writeheader()
         for job in jobs:
-            line = {"name": job.name, "status": status[job.name], **job.overrides}
+            line = {"name": job.name, "status": status[job.name], **job.columns}
             writer.writerow({**line, **scores[job.name]})
     return path

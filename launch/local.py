@@ -158,8 +158,8 @@ def sweep_of(config: str) -> hyper.Sweep:
 def jobs_of(
     config: str, runs: hyper.Sweep, out: pathlib.Path, common: hyper.Overrides
 ) -> list[Job]:
-    """Names the runs of a sweep."""
-    return [Job(hyper.name_of(o) or "run", config, o, common, out) for o in runs]
+    """Names the runs of a sweep, whose `common` overrides are not part of their names."""
+    return [Job(hyper.name_of(o) or "run", config, {**o, **common}, o, out) for o in runs]
 
 
 def parse_overrides(arguments: Sequence[str]) -> hyper.Overrides:

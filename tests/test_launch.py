@@ -70,7 +70,7 @@ FINISHES = """
 
 def make_jobs(out, script=FINISHES, values=(1, 2, 3)):
     runs = hyper.sweep("a.b", values)
-    return [ScriptJob(hyper.name_of(o), script, o, {}, out) for o in runs]
+    return [ScriptJob(hyper.name_of(o), script, o, o, out) for o in runs]
 
 
 def table(out):
@@ -142,11 +142,12 @@ def is_running(pid: int) -> bool:
 
 
 def test_the_command_is_that_of_main(tmp_path):
-    job = jobs.Job("x", "configs/sigma2.py", {"targets.sigma": 2.0}, {"train.steps": "5"}, tmp_path)
+    sigma, steps = hyper.sweep("targets.sigma", [2.0]), {"train.steps": "5"}
+    (job,) = local.jobs_of("configs/sigma2.py", sigma, tmp_path, steps)
     assert job.command[1:] == [
         str(jobs.ROOT / "main.py"),
         "--config=configs/sigma2.py",
-        f"--workdir={tmp_path / 'x'}",
+        f"--workdir={tmp_path / 'sigma=2'}",
         "--config.targets.sigma=2.0",
         "--config.train.steps=5",
     ]

@@ -1,0 +1,108 @@
+"""The sweep of experiment 004, σ × learning rate, on this machine.
+
+    python launch/beetles_sweep.py --list
+    python launch/beetles_sweep.py --out=runs/beetles --config.data.root=DIR \\
+        --config.model.backbone_weights=WEIGHTS
+
+Twelve runs of configs/beetles.py; finished ones are skipped and interrupted ones continued, so the
+same command goes on where it stopped. At the end OUT/sweep.csv has a line for each run, and
+OUT/sweep.png shows the primary metric.
+"""
+
+import argparse
+import math
+import pathlib
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from configs.beetles import LEARNING_RATES, SIGMAS
+from heatmap import workdir
+from heatmap.errors import guard
+from launch import hyper, local
+from launch.jobs import Job
+
+CONFIG = "configs/beetles.py"
+PRIMARY = "val/hawaii/length_line_err_cm"
+
+
+def jobs_of(out: pathlib.Path, overrides: hyper.Overrides) -> list[Job]:
+    """Lists the twelve runs.
+
+    Args:
+      out: the sweep's folder.
+      overrides: config fields that all runs share.
+    """
+    runs = hyper.product(hyper.sweep("sigma", SIGMAS), hyper.sweep("lr", LEARNING_RATES))
+    return [
+        Job(name, f"{CONFIG}:{name}", overrides, run, out)
+        for run in runs
+        for name in [",".join(f"{key}={value}" for key, value in run.items())]
+    ]
+
+
+def draw(jobs: Sequence[Job], metric: str, path: pathlib.Path) -> None:
+    """Draws a metric over σ and learning rate; a run without it stays blank.
+
+    Args:
+      jobs: of the sweep.
+      metric: a key of metrics.json.
+      path: of the picture.
+    """
+    grid = np.full((len(SIGMAS), len(LEARNING_RATES)), math.nan)
+    for job in jobs:
+        place = SIGMAS.index(job.columns["sigma"]), LEARNING_RATES.index(job.columns["lr"])
+        value = job.scores().get(metric) if job.is_finished() else None
+        grid[place] = math.nan if value is None else value
+    figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    image = axes.imshow(grid, cmap="viridis_r", aspect="auto")
+    for (row, column), value in np.ndenumerate(grid):
+        if math.isfinite(value):
+            shade = image.norm(value)
+            axes.text(
+                column,
+                row,
+                f"{value:.4g}",
+                ha="center",
+                va="center",
+                color="white" if shade > 0.5 else "black",
+            )
+    axes.set_xticks(range(len(LEARNING_RATES)), LEARNING_RATES)
+    axes.set_yticks(range(len(SIGMAS)), SIGMAS)
+    axes.set_xlabel("learning rate")
+    axes.set_ylabel("σ, heatmap pixels")
+    axes.set_title(metric)
+    figure.colorbar(image)
+    with workdir.replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+    plt.close(figure)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parses the command line and runs the sweep; exit code 1 if a run is not finished."""
+    parser = argparse.ArgumentParser(prog="python launch/beetles_sweep.py", description=__doc__)
+    parser.add_argument("--list", action="store_true", help="print the runs and stop")
+    parser.add_argument(
+        "--out", type=pathlib.Path, default="runs/beetles", help="the sweep's folder"
+    )
+    parser.add_argument("--steps", type=int, help="a shorter training of each run")
+    parser.add_argument("--parallel", type=int, default=1, help="how many runs at a time")
+    parser.add_argument("--metric", default=PRIMARY, help="what to draw")
+    options, rest = parser.parse_known_args(arguments)
+    overrides = local.parse_overrides(rest)
+    if options.steps:
+        overrides["train.steps"] = options.steps
+    jobs = jobs_of(options.out.absolute(), overrides)
+    if options.list:
+        for job in jobs:
+            print(" ".join(f"{key}={value}" for key, value in job.columns.items()))
+        return
+    all_finished = local.run(jobs, options.parallel)
+    draw(jobs, options.metric, options.out / "sweep.png")
+    if not all_finished:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    guard(main)
