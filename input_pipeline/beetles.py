@@ -264,9 +264,9 @@ class Builder(  # type: ignore[call-arg]
             features=tfds.features.FeaturesDict(
                 {
                     "image": tfds.features.Image(shape=(None, None, 3), dtype=np.uint8),
-                    "keypoints": tfds.features.Tensor(shape=(4, 2), dtype=np.float64),
+                    "keypoints": tfds.features.Tensor(shape=(4, 2), dtype=np.float32),
                     "labelled": tfds.features.Tensor(shape=(4,), dtype=np.bool_),
-                    "px_per_cm": np.float64,
+                    "px_per_cm": np.float32,
                     "species": tfds.features.Text(),
                     "group": tfds.features.Text(),
                     "id": tfds.features.Text(),
@@ -298,7 +298,7 @@ class Builder(  # type: ignore[call-arg]
                 specimen.id,
                 {
                     "image": os.fspath(specimen.file),
-                    "keypoints": found.keypoints,
+                    "keypoints": found.keypoints.astype(np.float32),
                     "labelled": found.labelled,
                     "px_per_cm": found.px_per_cm,
                     "species": specimen.species,

@@ -87,13 +87,13 @@ def load_config(name: str) -> DataConfig:
     path, colon, argument = name.partition(":")
     try:
         get_config = runpy.run_path(path)["get_config"]
-        values: Any = get_config(argument) if colon else get_config()
+        values: Any = (get_config(argument) if colon else get_config()).to_dict()
     except Exception as error:  # whatever a config file may do wrong
         raise UserError(
             f"The config {name} cannot be loaded ({type(error).__name__}: {error}); name one of "
             f"{', '.join(sorted(map(str, pathlib.Path('configs').glob('[!_]*.py')))) or 'yours'}."
         ) from error
-    return config_lib.from_mapping(values.to_dict()).data
+    return config_lib.from_mapping(values).data
 
 
 def main(arguments: list[str] | None = None) -> None:
