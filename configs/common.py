@@ -16,8 +16,9 @@ def get_config() -> ConfigDict:
     config.seed = 0  # of initial weights, data order, augmentation and dropout
 
     data = config.data = ConfigDict()
-    data.name = "stick_figures"  # a key of input_pipeline.DATASETS
-    data.root = ""  # the data's folder; for stick_figures the TFDS folder, '' = its default
+    data.name = "stick_figures"  # of input_pipeline.DATASETS; 'hawaii+biorepo' reads both
+    data.root = ""  # the data's folder (of several: what holds a folder NAME for each); for
+    # stick_figures the TFDS folder, '' = its default
     data.arms = "own_side"  # stick_figures: 'own_side' or 'free' (hands cannot be told apart)
     data.category = ""  # coco: the category's name; '' = the only one with keypoints
     data.image_size = (128, 128)  # of the network's input, pixels
@@ -33,19 +34,22 @@ def get_config() -> ConfigDict:
     data.interchangeable_pairs = ()  # (('head', 'tail'),); () = as the data says
     data.torso = ()  # two names, whose distance is the reference of PCK-torso
     data.oks_sigmas = ()  # per point, for OKS and AP; () = as the data says
+    data.measurements = ()  # (('length', 'head', 'tail'),); () = as the data says
+    data.not_two_points = "drop"  # beetles: a specimen with a bent or empty line goes, or 'mask'
     data.on_error = "raise"  # an unreadable picture: 'raise', or 'skip' and list it
     data.verify = True  # decode every picture once before training
     data.max_megapixels = 64.0  # a larger picture is refused
     data.workers = 0  # threads that read and augment, 0 = one per core
 
     split = data.split = ConfigDict()
-    split.method = "given"  # 'given' by the data, by 'hash' of the group, or in time 'blocks'
+    split.method = "given"  # 'given' by the data, by 'hash' of the group, in time 'blocks', or
+    # 'species_groups': a few whole group pictures of every species validate
     split.group_by = ""  # what must stay together: a field of the data; '' = the reader's choice
     split.fractions = (0.8, 0.1, 0.1)  # train, val, test
     split.folds = 0  # blocks: hold out 1/folds as the test split, 0 = use the fractions
     split.fold = 0  # which of the folds is the test split
     split.gap = 1  # blocks: pictures left out on each side of a held-out block
-    split.salt = 0  # another number gives another hash split
+    split.salt = 0  # another number gives another split by hash or species_groups
 
     augment = config.augment = ConfigDict()  # of training pictures; these defaults change nothing
     augment.where = "host"  # the pixel work is done in tf.data
@@ -75,6 +79,8 @@ def get_config() -> ConfigDict:
     loss = config.loss = ConfigDict()
     loss.name = "mse"  # a key of heatmap.losses.LOSSES
     loss.interchangeable = False  # take the cheaper order of interchangeable pairs
+    loss.oob_policy = "supervise_oob"  # points out of the input: taught (as empty maps), or
+    # 'mask_any_oob' / 'mask_all_oob': lines with any / all of their ends out have weight 0
 
     decoder = config.decoder = ConfigDict()
     decoder.name = "dark"  # a key of heatmap.decoding.DECODERS
@@ -110,7 +116,7 @@ def get_config() -> ConfigDict:
 
     evaluation = config.eval = ConfigDict()
     evaluation.batch_size = 32
-    evaluation.metrics = ("pck", "error_px", "oks_ap")  # keys of heatmap.metrics.METRICS
+    evaluation.metrics = ("pck", "error_px", "oks_ap", "lines")  # keys of heatmap.metrics.METRICS
     evaluation.pck_thresholds = (0.05, 0.1, 0.15, 0.2)  # shares of the reference length
     evaluation.pck_references = ("bbox", "torso", "image")  # those that the data set has
     evaluation.csv = False  # write predictions as CSV beside the Parquet

@@ -13,6 +13,7 @@ from heatmap import fields
 from heatmap.errors import UserError
 
 NamePairs = tuple[tuple[str, ...], ...]
+NamedLines = tuple[tuple[str, str, str], ...]  # (name, point, point)
 Size = tuple[int, int]  # (height, width)
 Range = tuple[float, float]  # (low, high)
 
@@ -21,7 +22,7 @@ Range = tuple[float, float]  # (low, high)
 class SplitConfig:
     """How records are divided into train, val and test."""
 
-    method: Literal["given", "hash", "blocks"]
+    method: Literal["given", "hash", "blocks", "species_groups"]
     group_by: str
     fractions: tuple[float, float, float]
     folds: int
@@ -51,6 +52,8 @@ class DataConfig:
     interchangeable_pairs: NamePairs
     torso: tuple[str, ...]
     oks_sigmas: tuple[float, ...]
+    measurements: NamedLines
+    not_two_points: Literal["drop", "mask"]
     on_error: Literal["raise", "skip"]
     verify: bool
     max_megapixels: float
@@ -101,6 +104,7 @@ class LossConfig:
 
     name: str
     interchangeable: bool
+    oob_policy: Literal["supervise_oob", "mask_any_oob", "mask_all_oob"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,7 +23,7 @@ from heatmap.checkpoint import LATEST, Checkpoints, Meta
 from heatmap.config import Config
 from heatmap.errors import UserError, guard
 from heatmap.fields import choose
-from heatmap.metrics import Predictions
+from heatmap.predictions import Predictions
 from heatmap.run import Run
 
 PredictStep = Callable[[Any, Any], tuple[decoding.Decoded, jax.Array, jax.Array]]
@@ -91,6 +91,9 @@ def beside_truth(records, predicted, score, entropy) -> Predictions:
         boxes=records.boxes,
         areas=records.areas,
         sizes=records.sizes,
+        px_per_cm=records.px_per_cm,
+        species=records.species,
+        dataset=records.dataset,
     )
 
 

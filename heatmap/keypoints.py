@@ -9,6 +9,7 @@ import numpy as np
 from heatmap.errors import UserError
 
 Pair = tuple[int, int]
+Measurement = tuple[str, int, int]  # a name and the two points between which it is taken
 
 # Values of `visibility` [..., K]. Where a label is missing, `data.missing` decides which of the
 # first two it becomes: nothing is known, or the point is known not to be in the picture.
@@ -28,6 +29,7 @@ class KeypointSet:
       torso: two groups of indices; the distance between their means is the reference length of
         PCK-torso. Empty if the data set has none.
       oks_sigmas: K per-point constants of object keypoint similarity, or empty.
+      measurements: named lengths, such as ("length", 2, 3): a name and the line's two points.
       order_known: False where no picture shows which of an interchangeable pair is which, so that
         any score that minds the order has a ceiling below one.
     """
@@ -38,6 +40,7 @@ class KeypointSet:
     interchangeable_pairs: tuple[Pair, ...] = ()
     torso: tuple[tuple[int, ...], ...] = ()
     oks_sigmas: tuple[float, ...] = ()
+    measurements: tuple[Measurement, ...] = ()
     order_known: bool = True
 
     def __post_init__(self):
@@ -52,6 +55,20 @@ class KeypointSet:
                 f"There are {len(self.oks_sigmas)} OKS sigmas for {len(self.names)} keypoints; "
                 "give one for each point."
             )
+        self._check_measurements()
+
+    def _check_measurements(self):
+        lines = [name for name, *_ in self.measurements]
+        if len(set(lines)) != len(lines):
+            raise UserError(f"Two measurements have the same name: {', '.join(lines)}.")
+        for name, *ends in self.measurements:
+            if not name or "/" in name:  # scores bear its name, and a slash divides theirs
+                raise UserError(f"The measurement {name!r} needs a name without a slash.")
+            if len(set(ends)) != 2 or not all(0 <= end < len(self.names) for end in ends):
+                raise UserError(
+                    f"The measurement {name!r} must lie between two of the {len(self.names)} "
+                    f"points, counted from 0; got {tuple(ends)}."
+                )
 
     @property
     def count(self) -> int:

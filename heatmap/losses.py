@@ -91,7 +91,7 @@ def compute(
     """
     loss = choose(LOSSES, config.loss.name, "loss.name")
     target = target_of(config, batch)
-    weights = point_weights(config, loss, batch["keypoints"], batch["visibility"])
+    weights = point_weights(config, loss, points, batch["keypoints"], batch["visibility"])
     weights = weights * batch["_mask"][:, None]
     pairs = points.interchangeable_pairs if config.loss.interchangeable else ()
     return weighted_sum(loss.per_point, prediction, target, weights, pairs)
@@ -113,17 +113,59 @@ def target_of(config: Config, batch: Mapping[str, jax.Array]) -> jax.Array:
     return maps * (batch["visibility"] == LABELLED)[:, None, None, :]
 
 
-def point_weights(config: Config, loss: Loss, keypoints, visibility):
+def point_weights(config: Config, loss: Loss, points: KeypointSet, keypoints, visibility):
     """Weighs each point, [B, K]: what is unknown never counts.
 
     A squared error of maps also learns that a point is absent or beyond the border, where the
     target is empty or a tail. A distribution over pixels, and coordinates in [0, 1], cannot say
-    "nowhere": there such points have weight zero.
+    "nowhere": there such points have weight zero. `loss.oob_policy` may take more away.
     """
-    if loss.sees_absence:
-        return (visibility != UNKNOWN).astype(jnp.float32)
-    seen = geometry.inside(keypoints, config.data.image_size)
-    return ((visibility == LABELLED) & seen).astype(jnp.float32)
+    counted = visibility != UNKNOWN if loss.sees_absence else visibility == LABELLED
+    outside = _out_of_bounds(config, keypoints, visibility)
+    if not loss.sees_absence:
+        counted &= ~outside
+    if config.loss.oob_policy != "supervise_oob":
+        counted &= ~_masked(points, outside, visibility, config.loss.oob_policy == "mask_all_oob")
+    return counted.astype(jnp.float32)
+
+
+def out_of_bounds_share(config: Config, batch: Mapping[str, jax.Array]) -> jax.Array:
+    """Returns which share of a batch's labelled points lies out of the input, 0 if none is."""
+    real = batch["_mask"][:, None]
+    outside = _out_of_bounds(config, batch["keypoints"], batch["visibility"])
+    labelled = batch["visibility"] == LABELLED
+    return mean(jnp.sum(outside * real), jnp.sum(labelled * real))
+
+
+def _out_of_bounds(config: Config, keypoints, visibility):
+    """Says which labelled points [B, K] lie out of the network's input."""
+    return (visibility == LABELLED) & ~geometry.inside(keypoints, config.data.image_size)
+
+
+def _masked(points: KeypointSet, outside, visibility, only_whole: bool):
+    """Says which points [B, K] an out-of-bounds policy masks.
+
+    The ends of a measurement or an interchangeable pair share their fate, over all lines that meet
+    in a point; any other point is masked where it is outside itself.
+
+    Args:
+      points: with the lines.
+      outside: [B, K] bool, labelled and out of bounds.
+      visibility: [B, K].
+      only_whole: mask a line only where all of its labelled ends are outside, not where any is.
+    """
+    pairs = {*points.interchangeable_pairs, *((a, b) for _, a, b in points.measurements)}
+    lone = np.array([k not in {i for pair in pairs for i in pair} for k in range(points.count)])
+    masked = jnp.asarray(outside & lone)
+    for pair in pairs:
+        ends = np.array(pair)
+        out = outside[:, ends]
+        if only_whole:
+            gone = jnp.all(out | (visibility[:, ends] != LABELLED), 1) & jnp.any(out, 1)
+        else:
+            gone = jnp.any(out, 1)
+        masked = masked.at[:, ends].set(masked[:, ends] | gone[:, None])
+    return masked
 
 
 def weighted_sum(per_point, prediction, target, weights, pairs=()):

@@ -1,8 +1,10 @@
-"""Scores of predicted points against labelled ones: PCK, pixel error, OKS average precision.
+"""Scores of predicted points against labelled ones: PCK, pixel error, OKS average precision, lines.
 
-Everything is measured in pixels of the original picture. A score is a flat dictionary: a bare key
-such as `pck@0.05` is the number to quote, and what follows a slash refines it (a point's name,
-`/median`, `/unordered`, `/ceiling`).
+Everything is measured in pixels of the original picture, lines in centimetres as well. A score is a
+flat dictionary: a bare key such as `pck@0.05` is the number to quote, and what follows a slash
+refines it (a point's name, `/median`, `/unordered`, `/ceiling`). Where records name their data set,
+each is scored by itself too, under its name, and its species under theirs:
+`hawaii/length_line_err_cm`, `hawaii/species/MECKON/length_line_err_cm`.
 
 What cannot be measured because nothing was labelled is NaN. A prediction that is not finite counts
 as infinitely far away, never as left out: it is wrong for PCK, has similarity 0 for OKS, and turns
@@ -16,51 +18,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from heatmap import oks
+from heatmap import geometry, measures, oks
 from heatmap.config import EvalConfig
 from heatmap.fields import choose
 from heatmap.keypoints import KeypointSet, Pair
-from heatmap.pairs import cheaper_order, distance, order_ceiling
-
-
-@dataclasses.dataclass(frozen=True)
-class Predictions:
-    """N instances with K points each, in pixels of the original picture.
-
-    Attributes:
-      ids: [N] str, the picture; several instances may share it.
-      instances: [N] int, the number of the instance in its picture.
-      groups: [N] str, video, specimen or tray.
-      predicted: [N, K, 2] (x, y).
-      score: [N, K] confidence, NaN where the decoder has none.
-      entropy: [N, K] nats, NaN where the decoder has none.
-      truth: [N, K, 2] (x, y); any value where not labelled.
-      weight: [N, K], positive where labelled, else 0.
-      boxes: [N, 4] edges (x0, y0, x1, y1) of the instance.
-      areas: [N] px², the scale of OKS.
-      sizes: [N, 2] (height, width) of the picture.
-    """
-
-    ids: np.ndarray
-    instances: np.ndarray
-    groups: np.ndarray
-    predicted: np.ndarray
-    score: np.ndarray
-    entropy: np.ndarray
-    truth: np.ndarray
-    weight: np.ndarray
-    boxes: np.ndarray
-    areas: np.ndarray
-    sizes: np.ndarray
-
-    def __post_init__(self):
-        n, k = self.weight.shape
-        shapes = {"predicted": (n, k, 2), "truth": (n, k, 2), "score": (n, k), "entropy": (n, k)}
-        shapes |= {"ids": (n,), "instances": (n,), "groups": (n,), "areas": (n,)}
-        shapes |= {"boxes": (n, 4), "sizes": (n, 2)}
-        for name, shape in shapes.items():  # a wrong one would broadcast without a word
-            if getattr(self, name).shape != shape:
-                raise ValueError(f"{name} has shape {getattr(self, name).shape}, expected {shape}")
+from heatmap.pairs import cheaper_order, order_ceiling
+from heatmap.predictions import Predictions, interchange, mean, point_errors, summary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,11 +32,13 @@ class Metric:
 
     Attributes:
       measure: maps (predictions, points, config) to a flat dictionary.
+      names: regular expression of how all its names begin, behind a data set's.
       more_is_better: of every number that it yields; decides the best checkpoint.
       quoted: regular expression of the names that the printed table shows.
     """
 
     measure: Callable[[Predictions, KeypointSet, EvalConfig], dict[str, float]]
+    names: str
     more_is_better: bool
     quoted: str
 
@@ -84,12 +49,13 @@ def better(value: float, than: float, name: str) -> bool:
     Args:
       value: the new score.
       than: the old one.
-      name: of both, such as 'val/pck@0.05'.
+      name: of both, such as 'val/pck@0.05' or 'val/hawaii/pck@0.05'.
     """
     if math.isnan(than):
         return True
-    measure = name.split("/", 1)[-1]
-    family = next((m for m in METRICS.values() if re.match(m.quoted, measure)), None)
+    parts = name.split("/")[1:]
+    families = (m for part in parts for m in METRICS.values() if re.match(m.names, part))
+    family = next(families, None)
     return value > than if family and family.more_is_better else value < than
 
 
@@ -112,18 +78,21 @@ def score(predictions: Predictions, points: KeypointSet, config: EvalConfig) -> 
     Raises:
       UserError: for an unknown name in `eval.metrics` or `eval.pck_references`.
     """
+    scores = _measure(predictions, points, config)
+    for dataset in np.unique(predictions.dataset[predictions.dataset != ""]):
+        part = predictions.take(predictions.dataset == dataset)
+        found = _measure(part, points, config)
+        if "lines" in config.metrics:
+            found |= measures.by_species(part, points, config)
+        scores |= {f"{dataset}/{key}": value for key, value in found.items()}
+    return scores
+
+
+def _measure(predictions: Predictions, points: KeypointSet, config: EvalConfig) -> dict[str, float]:
     scores: dict[str, float] = {}
     for name in config.metrics:
         scores |= choose(METRICS, name, "eval.metrics").measure(predictions, points, config)
     return scores
-
-
-def interchange(predictions: Predictions, points: KeypointSet) -> Predictions:
-    """Puts the truth of interchangeable pairs into the order that suits the predictions better."""
-    truth, weight = cheaper_order(
-        predictions.predicted, predictions.truth, predictions.weight, points.interchangeable_pairs
-    )
-    return dataclasses.replace(predictions, truth=truth, weight=weight)
 
 
 def bbox_reference(predictions: Predictions, points: KeypointSet) -> np.ndarray:
@@ -181,11 +150,11 @@ def pck(predictions: Predictions, points: KeypointSet, config: EvalConfig) -> di
         for t in config.pck_thresholds:
             key = f"{prefix}@{t:g}"
             for suffix, ordered in orders.items():
-                scores[key + suffix] = _mean(_right(ordered, reference, t))
+                scores[key + suffix] = mean(_right(ordered, reference, t))
             if name == "bbox":
                 right = _right(predictions, reference, t)
                 for k, point in enumerate(points.names):
-                    scores[f"{key}/{point}"] = _mean(right[:, k])
+                    scores[f"{key}/{point}"] = mean(right[:, k])
                 if not points.order_known:
                     truth, weight = predictions.truth, predictions.weight
                     best = order_ceiling(truth, weight, points, t, reference)
@@ -205,14 +174,21 @@ def error_px(predictions: Predictions, points: KeypointSet, config: EvalConfig) 
     Returns:
       `error_px` (mean) with `/median`, `/p95`, `/max`, `/rmse` (root of the mean squared distance),
       the same under `error_px/unordered` if there are interchangeable pairs, the mean per point as
-      `error_px/<point>`, and the number of `labelled_points`.
+      `error_px/<point>`, the number of `labelled_points`, and `oob_points_frac`, the share of them
+      that lie out of bounds of their picture.
     """
-    errors = _errors(predictions)
-    scores = {f"error_px/{name}": _mean(errors[:, k]) for k, name in enumerate(points.names)}
-    scores |= _summary("error_px", errors)
+    errors = point_errors(predictions)
+    scores = {f"error_px/{name}": mean(errors[:, k]) for k, name in enumerate(points.names)}
+    scores |= summary("error_px", errors)
     if points.interchangeable_pairs:
-        scores |= _summary("error_px/unordered", _errors(interchange(predictions, points)))
-    return scores | {"labelled_points": float(np.sum(predictions.weight > 0))}
+        scores |= summary("error_px/unordered", point_errors(interchange(predictions, points)))
+    height, width = predictions.sizes.T[..., None]  # [N, 1] each
+    outside = ~geometry.inside(predictions.truth, (height, width))
+    labelled = predictions.weight > 0
+    return scores | {
+        "labelled_points": float(labelled.sum()),
+        "oob_points_frac": mean(np.where(labelled, outside, np.nan)),
+    }
 
 
 def oks_ap(predictions: Predictions, points: KeypointSet, config: EvalConfig) -> dict[str, float]:
@@ -270,43 +246,11 @@ def _average_precision(
     }
 
 
-def _errors(predictions: Predictions) -> np.ndarray:
-    """Returns [N, K] px, NaN where not labelled."""
-    errors = distance(predictions.predicted, predictions.truth)
-    return np.where(predictions.weight > 0, errors, np.nan)
-
-
 def _right(predictions: Predictions, reference: np.ndarray, threshold: float) -> np.ndarray:
     """Returns [N, K], 1 right, 0 wrong, NaN where not labelled or without a reference length."""
-    errors, reference = _errors(predictions), reference[:, None]
+    errors, reference = point_errors(predictions), reference[:, None]
     counted = ~np.isnan(errors) & (reference > 0)
     return np.where(counted, errors <= threshold * reference, np.nan)
-
-
-def _mean(values: np.ndarray) -> float:
-    """Averages what is not NaN, without a warning where nothing is left."""
-    values = values[~np.isnan(values)]
-    return float(values.mean()) if values.size else np.nan
-
-
-def _summary(key: str, errors: np.ndarray) -> dict[str, float]:
-    ordered = np.sort(errors[~np.isnan(errors)])
-    return {
-        key: _mean(ordered),
-        f"{key}/median": _quantile(ordered, 0.5),
-        f"{key}/p95": _quantile(ordered, 0.95),
-        f"{key}/max": _quantile(ordered, 1.0),
-        f"{key}/rmse": float(np.sqrt(_mean(ordered**2))),
-    }
-
-
-def _quantile(ordered: np.ndarray, q: float) -> float:
-    """Interpolates as np.quantile does, and also beside infinite values (there NumPy says NaN)."""
-    if not ordered.size:
-        return np.nan
-    position = q * (ordered.size - 1)
-    low, high = ordered[int(np.floor(position))], ordered[int(np.ceil(position))]
-    return float(low if low == high else low + (position - np.floor(position)) * (high - low))
 
 
 REFERENCES: dict[str, Callable[[Predictions, KeypointSet], np.ndarray]] = {
@@ -316,7 +260,13 @@ REFERENCES: dict[str, Callable[[Predictions, KeypointSet], np.ndarray]] = {
 }
 
 METRICS = {
-    "pck": Metric(pck, True, r"pck@[\d.]+(/unordered|/ceiling(/low|/high)?)?"),
-    "error_px": Metric(error_px, False, r"error_px(/unordered)?(/median|/p95|/max)?"),
-    "oks_ap": Metric(oks_ap, True, r"oks_ap(/unordered)?"),
+    "pck": Metric(pck, "pck", True, r"pck@[\d.]+(/unordered|/ceiling(/low|/high)?)?"),
+    "error_px": Metric(error_px, "error_px", False, r"error_px(/unordered)?(/median|/p95|/max)?"),
+    "oks_ap": Metric(oks_ap, "oks_a", True, r"oks_ap(/unordered)?"),
+    "lines": Metric(
+        measures.lines,
+        r"point_err|.*line_err",
+        False,
+        r"([^/]+/)?(point_err_cm|[^/]+_line_err_(cm(/median)?|pct/median))",
+    ),
 }

@@ -51,7 +51,7 @@ def train(config: Config, folder: pathlib.Path) -> dict[str, float]:
     records, split = input_pipeline.load(config.data)
     left_out = [f"left out: {len(records.skipped)} pictures"] if records.skipped else []
     sha256 = f"split sha256 {split.sha256[:12]}"
-    for note in (*records.skipped, *left_out, *split.notes, sha256):
+    for note in (*records.skipped, *left_out, *records.notes, *split.notes, sha256):
         print(note, flush=True)
     with workdir.locked(folder):
         return Trainer(config, folder, records, split).run_to_the_end()
@@ -151,7 +151,7 @@ class Trainer:
         pending = None  # the step before: it is looked at while the next one computes
         for step, batch in enumerate(batches, start=first + 1):
             moved = batching.to_devices(batch, sharding)
-            self.state, loss, finite = self.train_step(self.state, moved)
+            self.state, loss, finite, outside = self.train_step(self.state, moved)
             if pending:
                 self._check_finite(*pending)
             pending = (step, loss, finite, batch["row"])
@@ -161,8 +161,12 @@ class Trainer:
             if due or leaving or progress.is_due(step) or self._save_is_due(step):
                 self._check_finite(*pending)
                 progress.show(step, float(loss))
-                rates = {"train/loss": float(loss), "learning_rate": float(self.schedule(step - 1))}
-                self.writer.write_scalars(step, rates)
+                numbers = {
+                    "train/loss": float(loss),
+                    "train/oob_points_frac": float(outside),
+                    "learning_rate": float(self.schedule(step - 1)),
+                }
+                self.writer.write_scalars(step, numbers)
             if due:
                 self._validate(step, progress)
             if due or leaving or self._save_is_due(step):
@@ -293,8 +297,9 @@ class Trainer:
 
 
 def make_train_step(run: Run, optimiser: optax.GradientTransformation):
-    """Compiles (state, batch on the devices) -> (next state, loss, whether all is finite).
+    """Compiles (state, batch on the devices) -> (next state, loss, whether all is finite, …).
 
+    The fourth is the share of labelled points that augmentation has moved out of the input.
     The batch is divided over the mesh and the state is on every device: sums over the batch, batch
     statistics and gradients become all-reduces, so that any number of devices takes the same step.
     """
@@ -323,7 +328,8 @@ def make_train_step(run: Run, optimiser: optax.GradientTransformation):
             loss_sum=state.loss_sum + total,
             loss_weight=state.loss_weight + weight,
         )
-        return following, loss, jnp.isfinite(loss) & jnp.isfinite(optax.global_norm(updates))
+        finite = jnp.isfinite(loss) & jnp.isfinite(optax.global_norm(updates))
+        return following, loss, finite, losses.out_of_bounds_share(config, batch)
 
     everywhere = state_lib.replicated(run.mesh)
     return jax.jit(train_step, donate_argnums=0, out_shardings=everywhere)

@@ -1,9 +1,11 @@
 """Data sources by name, and the splits made of them.
 
 A source is a function `read(config: DataConfig) -> Records`; to add one, write it in a module of
-its own and give it a line in DATASETS.
+its own and give it a line in DATASETS. Names joined by + are read together, each from the folder
+of its name in `data.root`.
 """
 
+import dataclasses
 import os
 
 # TensorFlow reads these once, when it is first imported.
@@ -13,12 +15,21 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 import tensorflow as tf
 
 from heatmap.config import DataConfig
+from heatmap.errors import UserError
 from heatmap.fields import choose
-from input_pipeline import coco, deeplabcut, simple_json, stick_figures
-from input_pipeline.records import Records
+from input_pipeline import (
+    beetlepalooza,
+    biorepo,
+    coco,
+    deeplabcut,
+    hawaii,
+    simple_json,
+    stick_figures,
+)
+from input_pipeline.records import Records, mix
 from input_pipeline.splits import Split, make_split
 
-__all__ = ["DATASETS", "Records", "Split", "load", "make_split"]
+__all__ = ["DATASETS", "Records", "Split", "load", "make_split", "read", "read_parts"]
 
 # TensorFlow only feeds data; left alone it would take the accelerator's memory from JAX.
 tf.config.set_visible_devices([], "GPU")
@@ -36,8 +47,47 @@ def load(config: DataConfig) -> tuple[Records, Split]:
     Raises:
       UserError: for an unknown source, or anything wrong with its files or its division.
     """
-    records = choose(DATASETS, config.name, "data.name")(config)
+    records = read(config)
     return records, make_split(records, config.split)
+
+
+def read(config: DataConfig) -> Records:
+    """Reads a data set, or several as one.
+
+    Args:
+      config: `name` is that of a source, or several joined by +.
+
+    Returns:
+      All records.
+
+    Raises:
+      UserError: for an unknown source, anything wrong with its files, or sources that do not mix.
+    """
+    parts = read_parts(config)
+    return mix(parts) if len(parts) > 1 else parts[config.name]
+
+
+def read_parts(config: DataConfig) -> dict[str, Records]:
+    """Reads the data sets that `data.name` joins by +, each for itself.
+
+    Raises:
+      UserError: as `read` does, but for what concerns the mixture.
+    """
+    names = config.name.split("+")
+    readers = {name: choose(DATASETS, name, "data.name") for name in names}
+    if len(readers) < len(names):
+        raise UserError(f"data.name={config.name!r} names a data set twice; name each once.")
+    if len(names) == 1:
+        return {config.name: readers[config.name](config)}
+    if not config.root:
+        raise UserError(
+            "data.root is empty; set --config.data.root to the folder that holds "
+            f"{', '.join(f'{name}/' for name in names)}."
+        )
+    return {
+        name: reader(dataclasses.replace(config, name=name, root=os.path.join(config.root, name)))
+        for name, reader in readers.items()
+    }
 
 
 DATASETS = {
@@ -45,4 +95,7 @@ DATASETS = {
     "simple_json": simple_json.read,
     "coco": coco.read,
     "deeplabcut": deeplabcut.read,
+    "hawaii": hawaii.read,
+    "beetlepalooza": beetlepalooza.read,
+    "biorepo": biorepo.read,
 }

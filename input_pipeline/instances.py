@@ -2,8 +2,10 @@
 
 import dataclasses
 import itertools
+import math
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +35,10 @@ class Instance:
       declared_size: (height, width) that the labels state for the picture, or None.
       box: edges (x0, y0, x1, y1) by the convention of `heatmap.geometry`, or None.
       area: px², or None.
+      px_per_cm: the picture's scale, NaN if it is not known.
+      species: or ''.
+      dataset: the data set, where scores of it alone are wanted, or ''.
+      left_out: why no split may hold it, or ''.
     """
 
     where: str
@@ -46,6 +52,10 @@ class Instance:
     declared_size: Size | None = None
     box: np.ndarray | None = None
     area: float | None = None
+    px_per_cm: float = math.nan
+    species: str = ""
+    dataset: str = ""
+    left_out: str = ""
 
 
 def assemble(
@@ -82,7 +92,9 @@ def assemble(
             number = next(numbers.setdefault(instance.id, itertools.count()))
             rows.append(_row(instance, number, header, points, config.pixel_center))
     dtypes = {"instances": np.int32, "order": np.int64, "sizes": np.int32, "orientations": np.int32}
-    columns = {name: np.array([r[name] for r in rows], dtypes.get(name)) for name in rows[0]}
+    columns: dict[str, Any] = {
+        name: np.array([row[name] for row in rows], dtypes.get(name)) for name in rows[0]
+    }
     return Records(points=points, skipped=skipped, **columns)
 
 
@@ -117,6 +129,10 @@ def _row(
         "sizes": size,
         "files": str(instance.file),
         "orientations": orientation,
+        "px_per_cm": instance.px_per_cm,
+        "species": instance.species,
+        "dataset": instance.dataset,
+        "left_out": instance.left_out,
     }
 
 

@@ -56,8 +56,12 @@ def read_text(path: pathlib.Path) -> str:
     return text
 
 
-def load_json(path: pathlib.Path) -> dict[str, Any]:
-    """Reads a JSON file that holds an object.
+def load_json(path: pathlib.Path, kind: type = dict) -> Any:
+    """Reads a JSON file.
+
+    Args:
+      path: of the file.
+      kind: what it must hold, dict or list.
 
     Raises:
       UserError: naming the file, and the line and column of what does not parse.
@@ -72,8 +76,9 @@ def load_json(path: pathlib.Path) -> dict[str, Any]:
         ) from error
     except (ValueError, RecursionError) as error:  # a number or a nesting beyond Python's limits
         raise UserError(f"{path} cannot be read ({error}); export the labels again.") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} must hold a JSON object {{...}}, not {_short(value)}.")
+    if not isinstance(value, kind):
+        wanted = "a JSON object {...}" if kind is dict else "a JSON list [...]"
+        raise UserError(f"{path} must hold {wanted}, not {_short(value)}.")
     return value
 
 

@@ -13,7 +13,8 @@ def with_config(points: KeypointSet, config: DataConfig) -> KeypointSet:
 
     Args:
       points: as read from the data.
-      config: its `flip_pairs`, `interchangeable_pairs`, `torso` and `oks_sigmas` apply.
+      config: its `flip_pairs`, `interchangeable_pairs`, `torso`, `oks_sigmas` and
+        `measurements` apply.
 
     Returns:
       The meaning to work with.
@@ -36,4 +37,9 @@ def with_config(points: KeypointSet, config: DataConfig) -> KeypointSet:
         if min(config.oks_sigmas) <= 0:
             raise UserError(f"data.oks_sigmas must be positive, got {config.oks_sigmas}.")
         changes["oks_sigmas"] = config.oks_sigmas
+    if config.measurements:
+        changes["measurements"] = tuple(
+            (name, *(points.index(end, "data.measurements") for end in ends))
+            for name, *ends in config.measurements
+        )
     return dataclasses.replace(points, **changes)

@@ -14,6 +14,7 @@ import numpy as np
 
 from heatmap.config import SplitConfig
 from heatmap.errors import UserError
+from input_pipeline import species
 from input_pipeline.records import Records
 
 SPLITS = ("train", "val", "test")
@@ -55,25 +56,58 @@ def make_split(records: Records, config: SplitConfig) -> Split:
         groups or pictures, or a part would be empty.
     """
     names, notes = METHODS[config.method](records, config)
+    # Only now, so that a record counts for its group whether or not it can be used.
+    names = np.where(records.left_out == "", names, "")
     canonical = np.lexsort((records.instances, records.ids))
     rows = {name: canonical[names[canonical] == name] for name in SPLITS}
     for name in ("train", "val"):
         if not len(rows[name]):
-            raise UserError(
-                f"The {name} split is empty with data.split.method={config.method} and "
-                f"data.split.fractions={config.fractions}; train and val need at least one record."
-            )
+            raise UserError(_nothing_for(name, config))
     rows = {name: part for name, part in rows.items() if len(part)}
-    counts = ", ".join(f"{len(part)} {name}" for name, part in rows.items())
-    summary = f"Split of {len(records)} records by {config.method}: {counts}."
-    notes = [summary, *notes, *_warnings(records, config)]
+    summary = f"Split of {len(records)} records by {config.method}: {_counts(names)}."
+    notes = [summary, *_counts_by_dataset(records, names), *notes, *_warnings(records, config)]
     return Split(rows=rows, sha256=_content_hash(records, rows), notes=tuple(notes))
+
+
+def _nothing_for(name: str, config: SplitConfig) -> str:
+    """Phrases that a split is empty, and what decides that."""
+    if config.method == "species_groups":
+        why = {
+            "train": "species with few group pictures go wholly to val, and here all do",
+            "val": "the data marks every record for training",
+        }
+        return (
+            f"The {name} split is empty with data.split.method=species_groups: {why[name]}; mix in "
+            "another data set (--config.data.name=hawaii+biorepo, for example)."
+        )
+    return (
+        f"The {name} split is empty with data.split.method={config.method} and "
+        f"data.split.fractions={config.fractions}; train and val need at least one record."
+    )
+
+
+def _counts(names: np.ndarray) -> str:
+    """Spells how many records are in each split, e.g. '8 train, 2 val'."""
+    present = [name for name in SPLITS if name in names]
+    return ", ".join(f"{np.sum(names == name)} {name}" for name in present) or "none"
+
+
+def _counts_by_dataset(records: Records, names: np.ndarray) -> list[str]:
+    """Says what each named data set gives, and why records of it are left out."""
+    notes = []
+    for dataset in np.unique(records.dataset[records.dataset != ""]):
+        here = records.dataset == dataset
+        reasons = Counter(str(reason) for reason in records.left_out[here] if reason)
+        why = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        left_out = f"; left out: {why}" if why else ""
+        notes.append(f"{dataset}: {_counts(names[here])}{left_out}.")
+    return notes
 
 
 def _warnings(records: Records, config: SplitConfig) -> list[str]:
     """Says where a split may not be what the user thinks it is."""
     warnings = []
-    if config.method != "given" and (records.splits != "").any():
+    if config.method in ("hash", "blocks") and (records.splits != "").any():
         warnings.append(
             "The data names splits, which are not used; data.split.method=given uses them."
         )
@@ -99,19 +133,14 @@ def _content_hash(records: Records, rows: Mapping[str, np.ndarray]) -> str:
             digest.update(json.dumps([*keys, str(records.groups[row])]).encode() + b"\n")
             digest.update(records.keypoints[row].astype("<f8").tobytes())
             digest.update(records.labelled[row].astype("u1").tobytes())
+            if np.isfinite(records.px_per_cm[row]):
+                digest.update(records.px_per_cm[row].astype("<f8").tobytes())
     return digest.hexdigest()
 
 
 def _given(records: Records, config: SplitConfig) -> tuple[np.ndarray, list[str]]:
     """Takes the splits that the data names; carves val from train where it names none."""
-    strange = np.flatnonzero(~np.isin(records.splits, list(_GIVEN)))
-    if len(strange):
-        row = strange[0]
-        raise UserError(
-            f"Record {str(records.ids[row])!r} has the split {str(records.splits[row])!r}; it must "
-            "be train, val or test. Set --config.data.split.method=hash to let groups decide."
-        )
-    names = np.array([_GIVEN[str(name)] for name in records.splits], _DTYPE)
+    names = _named(records, _GIVEN)
     _refuse_divided(records, names, "splits")
     train = np.flatnonzero(names == "train")
     if not len(train):
@@ -131,6 +160,42 @@ def _given(records: Records, config: SplitConfig) -> tuple[np.ndarray, list[str]
     if crossing:  # allowed, because the data says so; but the scores may then be too good
         notes.append(f"Groups in more than one of the given splits: {crossing}.")
     return names, notes
+
+
+def _named(records: Records, known: Mapping[str, str]) -> np.ndarray:
+    """Returns [N] the splits that the data names, by our names for them.
+
+    Raises:
+      UserError: for the first name that is not known.
+    """
+    strange = np.flatnonzero(~np.isin(records.splits, list(known)))
+    if len(strange):
+        row = strange[0]
+        method = "species_groups" if (records.species != "").any() else "hash"
+        raise UserError(
+            f"Record {str(records.ids[row])!r} has the split {str(records.splits[row])!r}; it must "
+            f"be train, val or test. Set --config.data.split.method={method} to let groups decide."
+        )
+    return np.array([known[str(name)] for name in records.splits], _DTYPE)
+
+
+def _by_species(records: Records, config: SplitConfig) -> tuple[np.ndarray, list[str]]:
+    """Lets a few whole groups of every species validate, unless the data names a split."""
+    _refuse_divided(records, records.groups, "groups")
+    names = _named(records, {**_GIVEN, "": ""})
+    for dataset in np.unique(records.dataset):
+        here = records.dataset == dataset
+        quota = species.quota_of(str(dataset))
+        names[here] = species.divide(
+            records.groups[here], records.species[here], names[here], quota, config.salt
+        )
+    lost = int(np.sum(names == ""))
+    if not lost:
+        return names, []
+    return names, [
+        f"{lost} records that the data marks for training are left out: their group pictures "
+        "validate."
+    ]
 
 
 def _by_hash(records: Records, config: SplitConfig) -> tuple[np.ndarray, list[str]]:
@@ -271,4 +336,9 @@ def _refuse_divided(records: Records, values: np.ndarray, field: str) -> None:
         )
 
 
-METHODS = {"given": _given, "hash": _by_hash, "blocks": _in_blocks}
+METHODS = {
+    "given": _given,
+    "hash": _by_hash,
+    "blocks": _in_blocks,
+    "species_groups": _by_species,
+}

@@ -23,6 +23,8 @@ PARTS = {  # what a run is put together from, and the tools that read its files
     "losses",
     "decoding",
     "metrics",
+    "predictions",
+    "measures",
     "oks",
     "pairs",
     "optim",

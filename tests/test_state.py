@@ -176,7 +176,7 @@ def averaged():
         states, losses = [jax.tree.map(np.array, state)], []
         for seed in range(3):
             batch = batching.to_devices(make_batch(config, seed), state_lib.sharded(built.mesh))
-            state, loss, _ = step(state, batch)
+            state, loss, *_ = step(state, batch)
             states.append(jax.tree.map(np.array, state))
             losses.append(float(loss))
     return states, losses
