@@ -62,12 +62,11 @@ def _norm(name: str, path: str) -> list[Rule]:
     return [Rule(rf"{name}\.weight", (f"{path}/scale",)), Rule(rf"{name}\.bias", (f"{path}/bias",))]
 
 
-def _outside_blocks(prefix: str, patches: str, registers: str, positions: str, norm: str):
+def _outside_blocks(prefix: str, patches: str, registers: str, norm: str) -> list[Rule]:
     return [
         Rule(rf"{prefix}cls_token", ("cls_token",), _last_axis),
         Rule(rf"{prefix}mask_token", ("",)),  # stands for hidden patches in pretraining
         Rule(rf"{prefix}{registers}", ("registers",), _rows),
-        Rule(rf"{prefix}{positions}", ("positions",), _rows),
         Rule(rf"{prefix}{patches}\.weight", ("patch_embed/kernel",), _patches),
         Rule(rf"{prefix}{patches}\.bias", ("patch_embed/bias",)),
         *_norm(norm, "norm"),
@@ -108,9 +107,7 @@ _META_GATED = {r"mlp\.w1": "mlp/gate", r"mlp\.w2": "mlp/up", r"mlp\.w3": "mlp/do
 
 TABLES = {
     "DINOv3 of Hugging Face": [
-        *_outside_blocks(
-            r"embeddings\.", "patch_embeddings", "register_tokens", "position_embeddings", "norm"
-        ),
+        *_outside_blocks(r"embeddings\.", "patch_embeddings", "register_tokens", "norm"),
         *_block(
             r"layer\.(\d+)\.",
             r"layer_scale{}\.lambda1",
@@ -120,12 +117,9 @@ TABLES = {
     ],
     "DINOv2 of Hugging Face": [
         *_outside_blocks(
-            r"embeddings\.",
-            r"patch_embeddings\.projection",
-            "register_tokens",
-            "position_embeddings",
-            "layernorm",
+            r"embeddings\.", r"patch_embeddings\.projection", "register_tokens", "layernorm"
         ),
+        Rule(r"embeddings\.position_embeddings", ("positions",), _rows),
         *_block(
             r"encoder\.layer\.(\d+)\.",
             r"layer_scale{}\.lambda1",
@@ -139,14 +133,15 @@ TABLES = {
         ),
     ],
     "DINOv3 of Meta": [
-        *_outside_blocks("", r"patch_embed\.proj", "storage_tokens", "pos_embed", "norm"),
+        *_outside_blocks("", r"patch_embed\.proj", "storage_tokens", "norm"),
         *_qkv("query", "value"),
         Rule(r"blocks\.(\d+)\.attn\.qkv\.bias_mask", ("",)),  # its zeros are our missing key bias
         Rule(r"rope_embed\.periods", ("",)),  # computed
         *_block(r"blocks\.(\d+)\.", r"ls{}\.gamma", _META_LINEARS | _META_GATED),
     ],
     "DINOv2 of Meta": [
-        *_outside_blocks("", r"patch_embed\.proj", "register_tokens", "pos_embed", "norm"),
+        *_outside_blocks("", r"patch_embed\.proj", "register_tokens", "norm"),
+        Rule(r"pos_embed", ("positions",), _rows),
         *_qkv("query", "key", "value"),
         *_block(r"blocks\.(\d+)\.", r"ls{}\.gamma", _META_LINEARS),
     ],
