@@ -75,6 +75,11 @@ def get_config() -> ConfigDict:
     model.skip = True  # unet: concatenate encoder features
     model.dropout = 0.5  # regression: before the last two layers
     model.dtype = "float32"  # of the computation; weights and losses stay float32
+    model.backbone = "dinov3_vits16"  # vit: a key of heatmap.models.vit.ARCHITECTURES
+    model.backbone_init = "pretrained"  # vit: or 'random', from the seed
+    model.backbone_weights = ""  # vit: the folder that `python -m heatmap.models.convert` wrote
+    model.freeze_backbone = True  # vit: train the head only
+    model.head = "deconv"  # vit: 'deconv', 'simple' (both heatmaps) or 'cls_mlp' (coordinates)
 
     loss = config.loss = ConfigDict()
     loss.name = "mse"  # a key of heatmap.losses.LOSSES

@@ -3,6 +3,9 @@
 They live in folders of their own because Orbax, told to keep the best, deletes the newest when it
 is worse. Both are written whole or not at all (to a temporary name, then renamed), so that a kill
 at any moment leaves the previous one.
+
+A frozen backbone is much larger than what is trained on it, and never changes: checkpoints hold
+its hash, and `restore` is given it again by whoever made it of its file or seed.
 """
 
 import dataclasses
@@ -17,7 +20,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from heatmap.errors import UserError
-from heatmap.state import TrainState, Tree, tree_sha256
+from heatmap.state import BACKBONE, TrainState, Tree, tree_sha256
 
 LATEST, BEST = "latest", "best"
 Meta = dict[str, Any]
@@ -42,6 +45,7 @@ class Checkpoints:
             cleanup_tmp_directories=clean,
         )
         self._manager = ocp.CheckpointManager(self.folder, options=options)
+        self._backbone_sha256: str | None = None  # of the frozen one, once it has been computed
 
     def step(self) -> int | None:
         """Returns the step of the newest whole checkpoint, or None."""
@@ -63,12 +67,13 @@ class Checkpoints:
         Args:
           step: its name; a checkpoint of the same step or a later one is replaced, since a run
             that was set back comes past it again.
-          tree: arrays.
+          tree: arrays; a frozen backbone is left out.
           meta: what JSON can hold: config, split, points, log.
 
         Raises:
           OSError: naming the folder, if there is no room, before anything is removed or written.
         """
+        tree, backbone = _divide(tree)
         self._check_room(sum(leaf.nbytes for leaf in jax.tree.leaves(tree)))
         for stale in self._manager.all_steps():
             if stale >= step:
@@ -77,7 +82,9 @@ class Checkpoints:
             state=ocp.args.StandardSave(tree),
             meta=ocp.args.JsonSave(meta),
             # The array files have no checksum of their own: a flipped bit would pass unseen.
-            check=ocp.args.JsonSave({"sha256": tree_sha256(tree)}),
+            check=ocp.args.JsonSave(
+                {"sha256": tree_sha256(tree), "backbone_sha256": self._backbone_hash(backbone)}
+            ),
         )
         self._manager.save(step, args=args)
         self._manager.wait_until_finished()
@@ -105,24 +112,40 @@ class Checkpoints:
         restored = self._restore(ocp.args.Composite(meta=ocp.args.JsonRestore()))
         return restored["meta"]
 
-    def restore(self, like: Tree, step: int | None = None) -> Tree:
+    def restore(self, like: Tree, step: int | None = None, frozen: Tree | None = None) -> Tree:
         """Reads the arrays of a checkpoint.
 
         Args:
           like: a tree of `jax.ShapeDtypeStruct` with shardings, on any number of devices.
           step: which; by default the newest.
+          frozen: frozen parameters made anew, of which the backbone is taken, if `like` has one.
 
         Returns:
           The tree with arrays.
 
         Raises:
-          UserError: if there is none, it is damaged, or its arrays do not fit.
+          UserError: if there is none, it is damaged, or its arrays or the backbone do not fit.
         """
+        like, described = _divide(like)
         items = {"state": ocp.args.StandardRestore(like), "check": ocp.args.JsonRestore()}
         restored = self._restore(ocp.args.Composite(**items), step)
-        if restored["check"]["sha256"] != tree_sha256(restored["state"]):
+        tree, check = restored["state"], restored["check"]
+        if check.get("sha256") != tree_sha256(tree):
             raise self._unreadable("the arrays are not those that were written")
-        return restored["state"]
+        backbone = {name: (frozen or {})[name] for name in described}
+        now, then = self._backbone_hash(backbone), check.get("backbone_sha256")
+        if now != then:
+            raise self._unreadable(
+                f"its frozen backbone had the sha256 {then!s:.12}, and what model.backbone_weights "
+                f"or the seed give now has {now:.12}"
+            )
+        return {**tree, "frozen": {**tree["frozen"], **backbone}} if backbone else tree
+
+    def _backbone_hash(self, backbone: Tree) -> str:
+        """Hashes a frozen backbone once: it is large, and stays as it is."""
+        if self._backbone_sha256 is None:
+            self._backbone_sha256 = tree_sha256(backbone) if backbone else ""
+        return self._backbone_sha256
 
     def _restore(self, args: ocp.args.Composite, step: int | None = None) -> Any:
         step = self.step() if step is None else step
@@ -144,6 +167,13 @@ class Checkpoints:
 def shapes(tree: Tree, sharding: jax.sharding.Sharding) -> Tree:
     """Describes arrays without holding them: what `Checkpoints.restore` asks for."""
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), tree)
+
+
+def _divide(tree: Tree) -> tuple[Tree, Tree]:
+    """Splits the frozen backbone, {'backbone': …} or {}, off a tree that has a part 'frozen'."""
+    backbone = {k: v for k, v in tree["frozen"].items() if k == BACKBONE}
+    frozen = {k: v for k, v in tree["frozen"].items() if k != BACKBONE}
+    return {**tree, "frozen": frozen}, backbone
 
 
 def as_tree(state: TrainState) -> dict[str, Tree]:

@@ -96,6 +96,11 @@ class ModelConfig:
     skip: bool
     dropout: float
     dtype: Literal["float32", "bfloat16"]
+    backbone: str
+    backbone_init: Literal["pretrained", "random"]
+    backbone_weights: str
+    freeze_backbone: bool
+    head: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,8 +201,9 @@ class Config:
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
 
-# What a resumed run may change: how long it trains and where it reports, never what it learns.
-RESUMABLE = ("train.epochs", "train.steps", "train.max_hours", "log.")
+# What a resumed run may change: how long it trains, where it reports, and where the weights of its
+# backbone lie, which a hash knows again; never what it learns.
+RESUMABLE = ("train.epochs", "train.steps", "train.max_hours", "log.", "model.backbone_weights")
 
 
 def from_mapping(values: Mapping[str, Any]) -> Config:

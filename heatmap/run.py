@@ -13,7 +13,8 @@ from heatmap import state as state_lib
 from heatmap.config import Config
 from heatmap.errors import UserError
 from heatmap.keypoints import KeypointSet
-from heatmap.state import Network, Tree
+from heatmap.models import pretrained
+from heatmap.state import BACKBONE, Network, Tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,18 +39,23 @@ class Run:
 def build(config: Config, points: KeypointSet) -> Run:
     """Builds a model with fresh weights, after checking that the parts fit one another.
 
+    The backbone, if the model has one, comes from its file or from the seed.
+
     Raises:
       UserError: naming the fields that do not fit.
     """
-    network, _ = _describe(config, points)
+    network, shapes = _describe(config, points)
     mesh = state_lib.create_mesh()
 
     def initialise():
         model = models.create(config, points.count, nnx.Rngs(config.seed))
-        return state_lib.split_model(model, config.optim.freeze_paths)[1]
+        weights = _split(config, model)[1]
+        return {part: _without_backbone(tree) for part, tree in weights.items()}
 
     # One program makes all weights in place, with the same numbers on any number of devices.
     weights = jax.jit(initialise, out_shardings=state_lib.replicated(mesh))()
+    for part, backbone in _backbone(config, points, shapes, mesh).items():
+        weights[part][BACKBONE] = backbone
     return Run(config, points, network, mesh, weights)
 
 
@@ -76,7 +82,11 @@ def open_run(folder: pathlib.Path, config: Config | None = None) -> Run:
     network, shapes = _describe(config, points)
     mesh = state_lib.create_mesh()
     like = checkpoint.shapes(shapes, state_lib.replicated(mesh))
-    return Run(config, points, network, mesh, best.restore(like, meta["best"]["step"]))
+    frozen = {}
+    if BACKBONE in shapes["frozen"]:
+        frozen[BACKBONE] = _backbone(config, points, shapes, mesh)["frozen"]
+    weights = best.restore(like, meta["best"]["step"], frozen)
+    return Run(config, points, network, mesh, weights)
 
 
 def check_config(
@@ -107,4 +117,41 @@ def _describe(config: Config, points: KeypointSet) -> tuple[Network, dict[str, T
     model = nnx.eval_shape(lambda: models.create(config, points.count, nnx.Rngs(config.seed)))
     losses.check(config, model.output)
     decoding.check(config)
-    return state_lib.split_model(model, config.optim.freeze_paths)
+    return _split(config, model)
+
+
+def _split(config: Config, model: nnx.Module) -> tuple[Network, dict[str, Tree]]:
+    """Divides a model as `state.split_model` does, its backbone frozen where the config says so."""
+    frozen = config.optim.freeze_paths
+    if config.model.freeze_backbone and hasattr(model, BACKBONE):
+        frozen = (f"^{BACKBONE}/", *frozen)
+    return state_lib.split_model(model, frozen)
+
+
+def _without_backbone(tree: Tree) -> Tree:
+    return {name: part for name, part in tree.items() if name != BACKBONE}
+
+
+def _backbone(
+    config: Config, points: KeypointSet, shapes: dict[str, Tree], mesh: jax.sharding.Mesh
+) -> dict[str, Tree]:
+    """Makes a backbone's parameters: reads those that were pretrained, or draws them anew.
+
+    Returns:
+      For each part of the weights that has some of them, {'params', 'frozen'}, its own.
+    """
+    parts = {part: tree[BACKBONE] for part, tree in shapes.items() if BACKBONE in tree}
+    if not parts:
+        return {}
+    everywhere = state_lib.replicated(mesh)
+    if config.model.backbone_init == "pretrained":
+        whole = pretrained.load_for(config, everywhere)
+    else:
+
+        def initialise():
+            model = models.create(config, points.count, nnx.Rngs(config.seed))
+            return nnx.to_pure_dict(nnx.state(getattr(model, BACKBONE), nnx.Param))
+
+        whole = jax.jit(initialise, out_shardings=everywhere)()
+    arrays = dict(jax.tree_util.tree_leaves_with_path(whole))
+    return jax.tree_util.tree_map_with_path(lambda path, _: arrays[path[1:]], parts)

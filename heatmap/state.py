@@ -15,6 +15,7 @@ from heatmap import optim
 from heatmap.errors import UserError
 
 Tree = Any
+BACKBONE = "backbone"  # what a model calls the part that may come pretrained
 
 
 @jax.tree_util.register_dataclass

@@ -111,7 +111,8 @@ class Trainer:
             evaluate.check_split(self.folder, stored, split_sha256)
             run_lib.check_config(self.folder, stored, self.config, config_lib.RESUMABLE)
             shapes = checkpoint.as_tree(jax.eval_shape(create, self.run.weights))
-            state = TrainState(**self.latest.restore(checkpoint.shapes(shapes, everywhere)))
+            like, frozen = checkpoint.shapes(shapes, everywhere), self.run.weights["frozen"]
+            state = TrainState(**self.latest.restore(like, frozen=frozen))
         best = stored["best"]
         if best is not None and not self.best.has(best["step"]):
             best = None  # removed by hand; the next evaluation is the best so far
@@ -238,6 +239,7 @@ class Trainer:
         weights = self.best.restore(
             checkpoint.shapes(self.state.weights, state_lib.replicated(self.run.mesh)),
             self.meta["best"]["step"],
+            self.state.frozen,
         )
         scores: dict[str, float] = {}
         for name in evaluate.held_out(self.splits):

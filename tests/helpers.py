@@ -8,6 +8,18 @@ from heatmap import config as config_lib
 # Property-based tests draw the same examples every time, and compile inside the first one.
 properties = settings(max_examples=30, deadline=None, derandomize=True)
 
+# What each model needs besides its name, to be built on small pictures without weights.
+MODEL_SETTINGS = {
+    "unet": {"loss.name": "mse"},
+    "regression": {"loss.name": "coordinate_mse"},
+    "vit": {
+        "loss.name": "mse",
+        "data.channels": 3,
+        "model.backbone": "tiny16",
+        "model.backbone_init": "random",
+    },
+}
+
 
 def make_config(**overrides):
     """Returns the typed default config with fields changed.

@@ -13,7 +13,7 @@ from heatmap import state as state_lib
 from heatmap.errors import UserError
 from heatmap.losses import LOSSES
 from heatmap.models import MODELS, norm, ops
-from tests.helpers import make_config
+from tests.helpers import MODEL_SETTINGS, make_config
 
 PARAMETERS = {"unet": 1_241_605, "regression": 430_602}  # 5 points, grey, 128×128 to 64×64 maps
 # Compiling is most of the time here, and LLVM's optimisations are most of compiling.
@@ -41,7 +41,8 @@ def output_of(config, points=5, batch=2):
 @functools.cache
 def built(name, dtype="float32"):
     """(network, weights) of a small model, its two modes compiled; shared by the tests below."""
-    config = make_config(**SMALL, **{"model.name": name, "model.dtype": dtype})
+    settings = SMALL | MODEL_SETTINGS[name] | {"model.name": name, "model.dtype": dtype}
+    config = make_config(**settings)
     network, _ = state_lib.split_model(shaped(config, 3), ())
 
     def initialise():
@@ -50,8 +51,9 @@ def built(name, dtype="float32"):
     return quick_jit(network.predict), quick_jit(network.train), quick_jit(initialise)()
 
 
-def picture(batch=4, seed=0):
-    pixels = np.random.default_rng(seed).uniform(size=(batch, 32, 32, 1))
+def picture(batch=4, seed=0, name="unet"):
+    channels = MODEL_SETTINGS[name].get("data.channels", 1)
+    pixels = np.random.default_rng(seed).uniform(size=(batch, 32, 32, channels))
     return jnp.array(pixels, jnp.float32)
 
 
@@ -95,7 +97,8 @@ def test_unet_gives_maps_of_every_size_it_promises(size, channels, points, strid
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_gives_what_its_output_attribute_says(name, channels, points):
-    config = make_config(**{"model.name": name, "data.channels": channels})
+    settings = {"model.name": name, "data.channels": channels, **MODEL_SETTINGS[name]}
+    config = make_config(**settings)
     output = output_of(config, points)
     expected = {
         "heatmaps": (2, *config.targets.heatmap_size, points),
@@ -107,15 +110,15 @@ def test_every_model_gives_what_its_output_attribute_says(name, channels, points
 @pytest.mark.parametrize("name", MODELS)
 def test_prediction_is_deterministic_and_each_picture_stands_alone(name):
     predict, _, weights = built(name)
-    images = picture()
+    images = picture(name=name)
     once, again = (np.asarray(predict(weights, images)) for _ in range(2))
     np.testing.assert_array_equal(once, again)
-    others = np.asarray(predict(weights, images.at[1:].set(picture(3, seed=9))))
+    others = np.asarray(predict(weights, images.at[1:].set(picture(3, seed=9, name=name))))
     np.testing.assert_allclose(others[0], once[0], rtol=1e-5, atol=1e-6)
     assert np.abs(others[1:] - once[1:]).max() > 1e-4
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ["unet", "regression"])
 def test_training_mode_moves_the_statistics_and_minds_the_batch(name):
     predict, train, weights = built(name)
     parts = (weights["params"], weights["frozen"], weights["stats"])
@@ -159,10 +162,11 @@ def test_skips_carry_what_the_deepest_features_do_not_hold():
 @pytest.mark.parametrize("name", MODELS)
 def test_bfloat16_computes_coarsely_and_keeps_weights_and_output_in_float32(name):
     predict, train, weights = built(name, "bfloat16")
-    output, stats = train(*weights.values(), picture(), jax.random.key(0))
+    images = picture(name=name)
+    output, stats = train(*weights.values(), images, jax.random.key(0))
     assert {a.dtype.name for a in jax.tree.leaves((weights, stats, output))} == {"float32"}
-    fine = np.asarray(built(name)[0](built(name)[2], picture()))
-    coarse = np.asarray(predict(weights, picture()))
+    fine = np.asarray(built(name)[0](built(name)[2], images))
+    coarse = np.asarray(predict(weights, images))
     assert coarse.dtype == np.float32
     assert 1e-7 < np.abs(coarse - fine).max() < 0.05 * np.abs(fine).max()
 
@@ -183,7 +187,10 @@ def test_sizes_and_names_that_do_not_suit_are_refused(overrides, sentence):
 
 
 def test_every_output_has_a_loss():
-    outputs = {shaped(make_config(**{"model.name": name})).output for name in MODELS}
+    outputs = {
+        shaped(make_config(**MODEL_SETTINGS[name], **{"model.name": name})).output
+        for name in MODELS
+    }
     kinds = {"coordinates" if x.trains == "coordinates" else "heatmaps" for x in LOSSES.values()}
     assert outputs <= kinds
 

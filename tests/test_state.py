@@ -27,7 +27,7 @@ from heatmap.keypoints import KeypointSet
 from heatmap.models import MODELS, ops
 from heatmap.train import make_train_step
 from input_pipeline import batching
-from tests.helpers import make_config
+from tests.helpers import MODEL_SETTINGS, make_config
 
 POINTS = KeypointSet(
     ("head", "left", "right"), flip_pairs=((1, 2),), interchangeable_pairs=((1, 2),)
@@ -88,7 +88,9 @@ def test_split_and_merge_give_the_same_output(freeze):
 @pytest.mark.parametrize("name", MODELS)
 def test_every_parameter_is_in_exactly_one_part(name):
     model = nnx.eval_shape(
-        lambda: models.create(small_config(**{"model.name": name}), 2, nnx.Rngs(0))
+        lambda: models.create(
+            small_config(**MODEL_SETTINGS[name], **{"model.name": name}), 2, nnx.Rngs(0)
+        )
     )
     count = lambda tree: sum(a.size for a in jax.tree.leaves(tree))  # noqa: E731
     _, weights = state_lib.split_model(model, (r"kernel$",))

@@ -21,9 +21,7 @@ from heatmap.models import MODELS
 from heatmap.train import train
 from input_pipeline import batching
 from tests.conftest import write_spots
-from tests.helpers import make_config
-
-LOSS_OF = {"unet": "mse", "regression": "coordinate_mse"}
+from tests.helpers import MODEL_SETTINGS, make_config
 
 
 def tiny(root, **overrides) -> Config:
@@ -352,8 +350,8 @@ def test_a_best_metric_that_is_not_measured_is_refused_before_training(tiny_root
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_every_model_trains_and_is_scored(tiny_root, tmp_path, name, dtype):
-    settings = {"model.name": name, "model.dtype": dtype, "loss.name": LOSS_OF[name]}
-    scores = train(tiny(tiny_root, **settings, **{"train.steps": 3}), tmp_path / "run")
+    settings = {"model.name": name, "model.dtype": dtype, "train.steps": 3}
+    scores = train(tiny(tiny_root, **settings, **MODEL_SETTINGS[name]), tmp_path / "run")
     assert np.isfinite(scores["test/error_px"])
 
 

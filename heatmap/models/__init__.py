@@ -11,12 +11,16 @@ from flax import nnx
 from heatmap.config import Config
 from heatmap.errors import UserError
 from heatmap.fields import choose
+from heatmap.models import keypoint_vit
 from heatmap.models.encoder import REDUCTION
+from heatmap.models.keypoint_vit import KeypointViT
 from heatmap.models.regression import RegressionNet
 from heatmap.models.unet import UNet
 
+Model = UNet | RegressionNet | KeypointViT
 
-def create(config: Config, num_keypoints: int, rngs: nnx.Rngs) -> UNet | RegressionNet:
+
+def create(config: Config, num_keypoints: int, rngs: nnx.Rngs) -> Model:
     """Builds the model that `config.model.name` selects.
 
     Raises:
@@ -54,4 +58,4 @@ def _check_input(config: Config) -> None:
         )
 
 
-MODELS = {"unet": _unet, "regression": _regression}
+MODELS = {"unet": _unet, "regression": _regression, "vit": keypoint_vit.create}

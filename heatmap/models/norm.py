@@ -1,9 +1,10 @@
-"""Batch normalisation, ReLU and an optional 2×2 max-pool as one operator.
+"""Normalisation, ReLU and, after batch norm, an optional 2×2 max-pool as one operator.
 
-Written apart, the three pass over the largest arrays of the network many times, and on a CPU those
-passes cost as much as a convolution. Together they read the input twice going forward and once
-going back: normalising is monotone in each channel, so the pool can come first, and all that
-follows has a quarter of the pixels.
+Written apart, they pass over the largest arrays of the network many times, and on a CPU those
+passes cost as much as a convolution. Together they read the input twice going forward: for sums of
+each channel, then to multiply and add. Batch norm is also read only once going back, and is
+monotone in each channel, so the pool can come first and all that follows has a quarter of the
+pixels.
 """
 
 import functools
@@ -41,6 +42,32 @@ class NormRelu(nnx.BatchNorm):
         for stored, now in ((self.mean, mean), (self.var, var)):
             stored[...] = self.momentum * stored[...] + (1 - self.momentum) * now
         return y
+
+
+class GroupNormRelu(nnx.GroupNorm):
+    """`relu(group_norm(x))` over 32 groups of channels (Wu and He, ECCV 2018).
+
+    Parameters are those of `nnx.GroupNorm`, the epsilon is PyTorch's.
+    """
+
+    def __init__(self, features: int, *, dtype, rngs: nnx.Rngs):
+        super().__init__(features, num_groups=32, epsilon=_EPSILON, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x):
+        """Maps [B, H, W, C] to the same shape."""
+        assert self.scale is not None  # both are made by the constructor above
+        assert self.bias is not None
+        wide = x.astype(jnp.float32)
+        mean = self._over_groups(wide.mean((1, 2)))
+        square = self._over_groups((wide * wide).mean((1, 2)))
+        factor = self.scale[...] * lax.rsqrt(jnp.maximum(square - mean * mean, 0.0) + _EPSILON)
+        offset = self.bias[...] - mean * factor  # [B, C], as all of these
+        return nnx.relu(wide * factor[:, None, None] + offset[:, None, None]).astype(x.dtype)
+
+    def _over_groups(self, means):
+        """Averages [B, C] over the channels of each group and gives each channel its group's."""
+        groups = means.reshape(means.shape[0], self.num_groups, -1)
+        return jnp.broadcast_to(groups.mean(-1, keepdims=True), groups.shape).reshape(means.shape)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
