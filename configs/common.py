@@ -68,6 +68,9 @@ def get_config() -> ConfigDict:
     targets = config.targets = ConfigDict()
     targets.heatmap_size = (64, 64)
     targets.sigma = 2.0  # of the Gaussian, heatmap pixels
+    targets.equal_energy = (
+        False  # lower the peak, 2/σ, so that the map's energy is the same for all σ
+    )
     targets.render = "device"  # 'host' = in tf.data, 'device' = inside the jitted step
 
     model = config.model = ConfigDict()
@@ -84,6 +87,7 @@ def get_config() -> ConfigDict:
     loss = config.loss = ConfigDict()
     loss.name = "mse"  # a key of heatmap.losses.LOSSES
     loss.interchangeable = False  # take the cheaper order of interchangeable pairs
+    loss.coordinate_weight = 0.0  # also train what the decoder reads off the maps, 0 = off
     loss.oob_policy = "supervise_oob"  # points out of the input: taught (as empty maps), or
     # 'mask_any_oob' / 'mask_all_oob': lines with any / all of their ends out have weight 0
 

@@ -85,6 +85,7 @@ class TargetsConfig:
 
     heatmap_size: Size
     sigma: float
+    equal_energy: bool
     render: Literal["host", "device"]
 
 
@@ -109,6 +110,7 @@ class LossConfig:
 
     name: str
     interchangeable: bool
+    coordinate_weight: float
     oob_policy: Literal["supervise_oob", "mask_any_oob", "mask_all_oob"]
 
 
@@ -297,6 +299,7 @@ def _least_rules(config: Config) -> list[tuple[bool, str]]:
     least = {
         "data.workers": (config.data.workers, 0),
         "augment.rotation": (config.augment.rotation, 0),
+        "loss.coordinate_weight": (config.loss.coordinate_weight, 0),
         "optim.warmup_steps": (optim.warmup_steps, 0),
         "optim.momentum": (optim.momentum, 0),
         "optim.weight_decay": (optim.weight_decay, 0),

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from heatmap import geometry
+from heatmap import geometry, targets
 from heatmap.config import Config, DecoderConfig
 from heatmap.errors import UserError
 from heatmap.fields import choose
@@ -33,19 +33,28 @@ class Decoded(NamedTuple):
       score: [B, K] in [0, 1]; a peak's height, or the probability near the peak; NaN where the
         model gives coordinates only.
       entropy: [B, K] in nats, of the map as a distribution; NaN likewise.
+      height: [B, K], the largest value of the map, one for a perfect peak; NaN likewise.
     """
 
     keypoints: jax.Array
     score: jax.Array
     entropy: jax.Array
+    height: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
 class Decoder:
-    """A way to read maps, and the kinds of map that it can read."""
+    """A way to read maps.
+
+    Attributes:
+      locate: (maps, kind, config) -> [B, K, 2] in heatmap pixels.
+      reads: the kinds of map that it can read.
+      has_gradient: whether moving the maps a little moves the answer a little.
+    """
 
     locate: Callable[[jax.Array, str, DecoderConfig], jax.Array]
     reads: tuple[str, ...]
+    has_gradient: bool = True
 
 
 def decode(config: Config, prediction: jax.Array) -> Decoded:
@@ -60,14 +69,21 @@ def decode(config: Config, prediction: jax.Array) -> Decoded:
     """
     kind = choose(LOSSES, config.loss.name, "loss.name").trains
     decoder = choose(DECODERS, decoder_name(config), "decoder.name")
+    if kind == "peak":  # decoders and scores expect peaks of height one
+        prediction = prediction / targets.peak(config.targets)
     located = decoder.locate(prediction, kind, config.decoder)
     if kind == "coordinates":
         keypoints = geometry.denormalise(located, config.data.image_size, jnp)
         unknown = jnp.full(keypoints.shape[:2], jnp.nan)
-        return Decoded(keypoints, unknown, unknown)
+        return Decoded(keypoints, unknown, unknown, unknown)
     size = (prediction.shape[1], prediction.shape[2])
     keypoints = geometry.rescale(located, size, config.data.image_size, jnp)
-    return Decoded(keypoints, score(prediction, kind, config.decoder), entropy(prediction, kind))
+    return Decoded(
+        keypoints,
+        score(prediction, kind, config.decoder),
+        entropy(prediction, kind),
+        prediction.max(axis=(1, 2)),
+    )
 
 
 def decoder_name(config: Config) -> str:
@@ -227,7 +243,7 @@ def _centre_of_mass(weights):
 
 
 DECODERS = {
-    "argmax": Decoder(argmax, reads=("peak", "logits")),
+    "argmax": Decoder(argmax, reads=("peak", "logits"), has_gradient=False),
     "soft_argmax": Decoder(soft_argmax, reads=("logits",)),
     "local_soft_argmax": Decoder(local_soft_argmax, reads=("peak", "logits")),
     "dark": Decoder(dark, reads=("peak", "logits")),

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from heatmap import decoding, geometry, losses, metrics, workdir
+from heatmap import decoding, diagnosis, geometry, metrics, objective, workdir
 from heatmap import run as run_lib
 from heatmap import state as state_lib
 from heatmap.checkpoint import LATEST, Checkpoints, Meta
@@ -35,7 +35,7 @@ def make_predict_step(run: Run) -> PredictStep:
     def predict_step(weights, batch):
         image = run_lib.normalise_pixels(batch["image"], run.config)
         output = run.network.predict(weights, image)
-        return decoding.decode(run.config, output), *losses.compute(
+        return decoding.decode(run.config, output), *objective.compute(
             run.config, run.points, output, batch
         )
 
@@ -70,14 +70,14 @@ def predict(run: Run, step: PredictStep, weights, records) -> tuple[Predictions,
         decoded.append(jax.tree.map(np.asarray, found))
         total, weight = total + float(batch_total), weight + float(batch_weight)
     parts = zip(*decoded, strict=True)
-    keypoints, score, entropy = (np.concatenate(part)[: len(records)] for part in parts)
+    keypoints, score, entropy, height = (np.concatenate(part)[: len(records)] for part in parts)
     original_from_input = geometry.invert(batching.eval_affines(records, run.config))
     original = geometry.apply(original_from_input, keypoints.astype(np.float64))
     loss = total / weight if weight else math.nan
-    return beside_truth(records, original, score, entropy), loss
+    return beside_truth(records, original, score, entropy, height), loss
 
 
-def beside_truth(records, predicted, score, entropy) -> Predictions:
+def beside_truth(records, predicted, score, entropy, height) -> Predictions:
     """Puts predictions [N, K, 2] in original pixels beside the labels of their records."""
     return Predictions(
         ids=records.ids,
@@ -86,6 +86,7 @@ def beside_truth(records, predicted, score, entropy) -> Predictions:
         predicted=predicted,
         score=score,
         entropy=entropy,
+        height=height,
         truth=records.keypoints,
         weight=records.labelled.astype(np.float64),
         boxes=records.boxes,
@@ -107,7 +108,7 @@ def best_metric(config: Config, records) -> str:
       UserError: if `train.best_metric` names what validation will not measure.
     """
     blank = np.full(records.labelled.shape, np.nan)
-    perfect = beside_truth(records, records.keypoints, blank, blank)
+    perfect = beside_truth(records, records.keypoints, blank, blank, blank)
     scores = {"loss": 0.0, **metrics.score(perfect, records.points, config.eval)}
     measured = {f"val/{name}" for name in scores}
     disregarded = config.loss.interchangeable and records.points.interchangeable_pairs
@@ -120,6 +121,8 @@ def best_metric(config: Config, records) -> str:
 def score(run: Run, split: str, predictions: Predictions, loss: float) -> dict[str, float]:
     """Measures a split; keys begin with its name, e.g. 'test/pck@0.05'."""
     scores = {"loss": loss, **metrics.score(predictions, run.points, run.config.eval)}
+    size = run.config.targets.heatmap_size
+    scores |= diagnosis.measure(predictions, run.points.names, size)
     return {f"{split}/{name}": value for name, value in scores.items()}
 
 

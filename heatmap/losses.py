@@ -6,17 +6,17 @@ once, in `weighted_sum`.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from heatmap import geometry, targets
 from heatmap.config import Config
 from heatmap.errors import UserError
 from heatmap.fields import choose
-from heatmap.keypoints import LABELLED, UNKNOWN, KeypointSet, involution
+from heatmap.keypoints import involution
 
 _TINY = 1e-12
 
@@ -69,131 +69,55 @@ def coordinate_mse(coordinates, target):
     return jnp.mean((coordinates - target) ** 2, axis=-1)
 
 
-def compute(
-    config: Config,
-    points: KeypointSet,
-    prediction: jax.Array,
-    batch: Mapping[str, jax.Array],
-) -> tuple[jax.Array, jax.Array]:
-    """Scores a batch.
+@dataclasses.dataclass(frozen=True)
+class Term:
+    """One summand of an objective.
 
-    Args:
-      config: the run's config.
-      points: what the K points mean.
-      prediction: the model's output, [B, h, w, K] or [B, K, 2].
-      batch: `keypoints` [B, K, 2] in input pixels, `visibility` [B, K], `_mask` [B], and
-        `heatmaps` [B, h, w, K] where the host rendered them.
-
-    Returns:
-      (sum of the weighted errors, sum of the weights): their quotient is the loss, and sums over
-      batches give the loss of a split. An error is a mean over the pixels of one map, so the loss
-      is normalised by the number of active elements.
+    Attributes:
+      per_point: (prediction, target) -> [B, K].
+      prediction: what is scored.
+      target: of the same shape, points on the last axis of maps, the second of coordinates.
+      weights: [B, K], how much each point of the target counts.
     """
-    loss = choose(LOSSES, config.loss.name, "loss.name")
-    target = target_of(config, batch)
-    weights = point_weights(config, loss, points, batch["keypoints"], batch["visibility"])
-    weights = weights * batch["_mask"][:, None]
-    pairs = points.interchangeable_pairs if config.loss.interchangeable else ()
-    return weighted_sum(loss.per_point, prediction, target, weights, pairs)
+
+    per_point: Callable[[jax.Array, jax.Array], jax.Array]
+    prediction: jax.Array
+    target: jax.Array
+    weights: jax.Array
+
+    def cost(self, order) -> jax.Array:
+        """Returns the weighted errors [B, K] with the target's points in another order [K]."""
+        axis = 1 if self.target.ndim == 3 else 3
+        target = jnp.take(self.target, order, axis=axis)
+        return self.per_point(self.prediction, target) * self.weights[:, order]
 
 
-def target_of(config: Config, batch: Mapping[str, jax.Array]) -> jax.Array:
-    """Returns what the model should give: maps [B, h, w, K], or coordinates [B, K, 2]."""
-    if choose(LOSSES, config.loss.name, "loss.name").trains == "coordinates":
-        return geometry.normalise(batch["keypoints"], config.data.image_size, jnp)
-    if "heatmaps" in batch:
-        return batch["heatmaps"]
-    maps = targets.gaussian(
-        jnp,
-        batch["keypoints"],
-        config.data.image_size,
-        config.targets.heatmap_size,
-        config.targets.sigma,
-    )
-    return maps * (batch["visibility"] == LABELLED)[:, None, None, :]
-
-
-def point_weights(config: Config, loss: Loss, points: KeypointSet, keypoints, visibility):
-    """Weighs each point, [B, K]: what is unknown never counts.
-
-    A squared error of maps also learns that a point is absent or beyond the border, where the
-    target is empty or a tail. A distribution over pixels, and coordinates in [0, 1], cannot say
-    "nowhere": there such points have weight zero. `loss.oob_policy` may take more away.
-    """
-    counted = visibility != UNKNOWN if loss.sees_absence else visibility == LABELLED
-    outside = _out_of_bounds(config, keypoints, visibility)
-    if not loss.sees_absence:
-        counted &= ~outside
-    if config.loss.oob_policy != "supervise_oob":
-        counted &= ~_masked(points, outside, visibility, config.loss.oob_policy == "mask_all_oob")
-    return counted.astype(jnp.float32)
-
-
-def out_of_bounds_share(config: Config, batch: Mapping[str, jax.Array]) -> jax.Array:
-    """Returns which share of a batch's labelled points lies out of the input, 0 if none is."""
-    real = batch["_mask"][:, None]
-    outside = _out_of_bounds(config, batch["keypoints"], batch["visibility"])
-    labelled = batch["visibility"] == LABELLED
-    return mean(jnp.sum(outside * real), jnp.sum(labelled * real))
-
-
-def _out_of_bounds(config: Config, keypoints, visibility):
-    """Says which labelled points [B, K] lie out of the network's input."""
-    return (visibility == LABELLED) & ~geometry.inside(keypoints, config.data.image_size)
-
-
-def _masked(points: KeypointSet, outside, visibility, only_whole: bool):
-    """Says which points [B, K] an out-of-bounds policy masks.
-
-    The ends of a measurement or an interchangeable pair share their fate, over all lines that meet
-    in a point; any other point is masked where it is outside itself.
-
-    Args:
-      points: with the lines.
-      outside: [B, K] bool, labelled and out of bounds.
-      visibility: [B, K].
-      only_whole: mask a line only where all of its labelled ends are outside, not where any is.
-    """
-    pairs = {*points.interchangeable_pairs, *((a, b) for _, a, b in points.measurements)}
-    lone = np.array([k not in {i for pair in pairs for i in pair} for k in range(points.count)])
-    masked = jnp.asarray(outside & lone)
-    for pair in pairs:
-        ends = np.array(pair)
-        out = outside[:, ends]
-        if only_whole:
-            gone = jnp.all(out | (visibility[:, ends] != LABELLED), 1) & jnp.any(out, 1)
-        else:
-            gone = jnp.any(out, 1)
-        masked = masked.at[:, ends].set(masked[:, ends] | gone[:, None])
-    return masked
-
-
-def weighted_sum(per_point, prediction, target, weights, pairs=()):
+def weighted_sum(terms: Sequence[Term], pairs=()):
     """Sums the weighted errors, each interchangeable pair in its cheaper order.
 
-    On a swap the weights travel with the points that they belong to. Pairs decide independently.
+    The order is that of all terms together. On a swap the weights travel with the points that they
+    belong to. Pairs decide independently.
 
     Args:
-      per_point: (prediction, target) -> [B, K].
-      prediction: the model's output.
-      target: of the same shape, points on the last axis of maps, the second of coordinates.
-      weights: [B, K].
+      terms: of the objective, the first of which is the loss itself.
       pairs: ((a, b), …), the indices that may change places.
 
     Returns:
-      (sum of error · weight, sum of weights), scalars.
+      (sum of error · weight, sum of the first term's weights), scalars.
     """
-    cost = per_point(prediction, target) * weights  # [B, K]
+    points = terms[0].weights.shape[1]
+
+    def total(order):
+        return functools.reduce(jnp.add, (term.cost(order) for term in terms))  # [B, K]
+
+    cost = total(np.arange(points))
     if pairs:
-        permutation = involution(weights.shape[1], pairs)
-        axis = 1 if target.ndim == 3 else 3
-        swapped_target = jnp.take(target, permutation, axis=axis)
-        swapped = per_point(prediction, swapped_target) * weights[:, permutation]
+        swapped = total(involution(points, pairs))
         first, second = np.array(pairs).T
         better = swapped[:, first] + swapped[:, second] < cost[:, first] + cost[:, second]  # [B, P]
-        use = jnp.zeros(weights.shape, bool).at[:, first].set(better).at[:, second].set(better)
+        use = jnp.zeros(cost.shape, bool).at[:, first].set(better).at[:, second].set(better)
         cost = jnp.where(use, swapped, cost)
-    return jnp.sum(cost), jnp.sum(weights)
+    return jnp.sum(cost), jnp.sum(terms[0].weights)
 
 
 def mean(total, weight):

@@ -22,6 +22,7 @@ class Predictions:
       predicted: [N, K, 2] (x, y).
       score: [N, K] confidence, NaN where the decoder has none.
       entropy: [N, K] nats, NaN where the decoder has none.
+      height: [N, K] the map's largest value, NaN where there is none.
       truth: [N, K, 2] (x, y); any value where not labelled.
       weight: [N, K], positive where labelled, else 0.
       boxes: [N, 4] edges (x0, y0, x1, y1) of the instance.
@@ -38,6 +39,7 @@ class Predictions:
     predicted: np.ndarray
     score: np.ndarray
     entropy: np.ndarray
+    height: np.ndarray
     truth: np.ndarray
     weight: np.ndarray
     boxes: np.ndarray
@@ -50,6 +52,7 @@ class Predictions:
     def __post_init__(self):
         n, k = self.weight.shape
         shapes = {"predicted": (n, k, 2), "truth": (n, k, 2), "score": (n, k), "entropy": (n, k)}
+        shapes |= {"height": (n, k)}
         shapes |= {"ids": (n,), "instances": (n,), "groups": (n,), "areas": (n,)}
         shapes |= {"boxes": (n, 4), "sizes": (n, 2)}
         shapes |= {"px_per_cm": (n,), "species": (n,), "dataset": (n,)}

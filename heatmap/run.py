@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from heatmap import checkpoint, decoding, losses, models, workdir
+from heatmap import checkpoint, models, objective, workdir
 from heatmap import config as config_lib
 from heatmap import state as state_lib
 from heatmap.config import Config
@@ -115,8 +115,7 @@ def normalise_pixels(image: jax.Array, config: Config) -> jax.Array:
 def _describe(config: Config, points: KeypointSet) -> tuple[Network, dict[str, Tree]]:
     """Returns the static part of a model and the shapes of its weights, checked but not made."""
     model = nnx.eval_shape(lambda: models.create(config, points.count, nnx.Rngs(config.seed)))
-    losses.check(config, model.output)
-    decoding.check(config)
+    objective.check(config, model.output)
     return _split(config, model)
 
 

@@ -10,6 +10,9 @@ leaves only its tail on the grid: nothing is clipped or moved.
 """
 
 from heatmap import geometry
+from heatmap.config import Config, TargetsConfig
+
+_REFERENCE_SIGMA = 2.0  # whose maps keep the height one when all have its energy
 
 
 def gaussian(xp, keypoints, input_size, heatmap_size, sigma):
@@ -35,3 +38,27 @@ def gaussian(xp, keypoints, input_size, heatmap_size, sigma):
     across = xp.exp(-((columns - hx[..., None, :]) ** 2) / (2.0 * sigma**2))  # [..., w, K]
     down = xp.exp(-((rows - hy[..., None, :]) ** 2) / (2.0 * sigma**2))  # [..., h, K]
     return down[..., :, None, :] * across[..., None, :, :]
+
+
+def peak(config: TargetsConfig) -> float:
+    """Returns the height of a target's peak.
+
+    It is one, or with `targets.equal_energy` falls with σ so that the sum of the squared map,
+    π σ² peak², does not depend on σ: a sweep over σ then compares widths, not sizes of the loss.
+    """
+    return _REFERENCE_SIGMA / config.sigma if config.equal_energy else 1.0
+
+
+def render(xp, keypoints, config: Config):
+    """Renders the target maps that a config asks for.
+
+    Args:
+      xp: as in `gaussian`.
+      keypoints: [..., K, 2] in pixels of the network's input.
+      config: its `data.image_size` and `targets` apply.
+
+    Returns:
+      [..., h, w, K].
+    """
+    size, maps = config.data.image_size, config.targets.heatmap_size
+    return peak(config.targets) * gaussian(xp, keypoints, size, maps, config.targets.sigma)

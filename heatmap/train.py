@@ -20,7 +20,17 @@ import optax
 from tqdm import tqdm
 
 import input_pipeline
-from heatmap import checkpoint, evaluate, losses, metrics, optim, workdir, writers
+from heatmap import (
+    checkpoint,
+    diagnosis,
+    evaluate,
+    losses,
+    metrics,
+    objective,
+    optim,
+    workdir,
+    writers,
+)
 from heatmap import config as config_lib
 from heatmap import run as run_lib
 from heatmap import state as state_lib
@@ -189,6 +199,9 @@ class Trainer:
         )
         scores = evaluate.score(self.run, "val", predictions, loss)
         self._write_scores(step, scores)
+        bare = {name.removeprefix("val/"): value for name, value in scores.items()}
+        if warning := diagnosis.collapsed(bare, self.run.points.names, config, step):
+            tqdm.write(warning)
         train_loss = float(losses.mean(self.state.loss_sum, self.state.loss_weight))
         log = self.meta["log"]
         log.append(
@@ -310,7 +323,7 @@ def make_train_step(run: Run, optimiser: optax.GradientTransformation):
     def loss_of(params, state: TrainState, batch, key):
         image = run_lib.normalise_pixels(batch["image"], config)
         output, stats = run.network.train(params, state.frozen, state.stats, image, key)
-        total, weight = losses.compute(config, run.points, output, batch)
+        total, weight = objective.compute(config, run.points, output, batch)
         return losses.mean(total, weight), (total, weight, stats)
 
     def train_step(state: TrainState, batch):
@@ -331,7 +344,7 @@ def make_train_step(run: Run, optimiser: optax.GradientTransformation):
             loss_weight=state.loss_weight + weight,
         )
         finite = jnp.isfinite(loss) & jnp.isfinite(optax.global_norm(updates))
-        return following, loss, finite, losses.out_of_bounds_share(config, batch)
+        return following, loss, finite, objective.out_of_bounds_share(config, batch)
 
     everywhere = state_lib.replicated(run.mesh)
     return jax.jit(train_step, donate_argnums=0, out_shardings=everywhere)

@@ -267,11 +267,5 @@ def upright(image, orientation):
 
 
 def _host_maps(batch, config: Config):
-    maps = targets.gaussian(
-        tf.experimental.numpy,
-        batch["keypoints"],
-        config.data.image_size,
-        config.targets.heatmap_size,
-        config.targets.sigma,
-    )
+    maps = targets.render(tf.experimental.numpy, batch["keypoints"], config)
     return maps * tf.cast(batch["visibility"] == LABELLED, maps.dtype)[:, None, None, :]

@@ -57,16 +57,17 @@ def draw(jobs: Sequence[Job], metric: str, path: pathlib.Path) -> None:
         grid[place] = math.nan if value is None else value
     figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
     image = axes.imshow(grid, cmap="viridis_r", aspect="auto")
+    found = grid[np.isfinite(grid)]
+    middle = (found.min() + found.max()) / 2 if found.size else 0.0
     for (row, column), value in np.ndenumerate(grid):
         if math.isfinite(value):
-            shade = image.norm(value)
             axes.text(
                 column,
                 row,
                 f"{value:.4g}",
                 ha="center",
                 va="center",
-                color="white" if shade > 0.5 else "black",
+                color="white" if value > middle else "black",
             )
     axes.set_xticks(range(len(LEARNING_RATES)), LEARNING_RATES)
     axes.set_yticks(range(len(SIGMAS)), SIGMAS)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from heatmap import geometry, losses, targets
+from heatmap import geometry, objective, targets
 from heatmap.errors import UserError
 from heatmap.keypoints import ABSENT, LABELLED, UNKNOWN, KeypointSet
 from heatmap.state import create_mesh, sharded
@@ -265,7 +265,7 @@ def test_host_and_device_draw_the_same_targets(missing):
     )
     for a, b in zip(train(records, host), train(records, device), strict=True):
         assert "heatmaps" not in b
-        drawn = losses.target_of(device, b)
+        drawn = objective.target_of(device, b)
         np.testing.assert_allclose(a["heatmaps"], drawn, atol=1e-6)
         assert_same({k: v for k, v in a.items() if k != "heatmaps"}, b)
         maps = targets.gaussian(np, b["keypoints"], (16, 16), (8, 8), device.targets.sigma)

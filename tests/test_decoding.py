@@ -266,7 +266,7 @@ def compiled(name, kind):
 @pytest.mark.parametrize("case", odd_maps())
 def test_any_map_gives_finite_points_on_it_and_bounded_scores(name, kind, case):
     decoded = compiled(name, kind)(odd_maps()[case].astype(np.float32))
-    keypoints, score, entropy = (np.asarray(part) for part in decoded)
+    keypoints, score, entropy, height = (np.asarray(part) for part in decoded)
     assert keypoints.shape == (2, 3, 2)
     assert score.shape == entropy.shape == (2, 3)
     assert keypoints.dtype == score.dtype == entropy.dtype == np.float32
@@ -277,6 +277,7 @@ def test_any_map_gives_finite_points_on_it_and_bounded_scores(name, kind, case):
     assert (score >= 0).all()
     assert (score <= 1 + 1e-6).all()
     assert (entropy >= -1e-6).all()
+    np.testing.assert_array_equal(height, odd_maps()[case].astype(np.float32).max((1, 2)))
     assert (entropy <= np.log(12 * 17) + 1e-5).all()
 
 

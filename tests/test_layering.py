@@ -21,6 +21,8 @@ GROUND = {"errors", "fields", "config", "keypoints", "geometry", "targets"}
 PARTS = {  # what a run is put together from, and the tools that read its files
     "models",
     "losses",
+    "objective",
+    "diagnosis",
     "decoding",
     "metrics",
     "predictions",

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heatmap import losses, targets
+from heatmap import losses, objective, targets
 from heatmap.errors import UserError
 from heatmap.keypoints import ABSENT, LABELLED, UNKNOWN, KeypointSet
 from tests.helpers import make_config, properties
@@ -78,7 +78,7 @@ def of_one(prediction, b, k):
 
 
 def compute(name, prediction, batch, points=POINTS, **overrides):
-    return losses.compute(config_for(name, **overrides), points, jnp.asarray(prediction), batch)
+    return objective.compute(config_for(name, **overrides), points, jnp.asarray(prediction), batch)
 
 
 def value(name, prediction, batch, **overrides):
@@ -87,7 +87,7 @@ def value(name, prediction, batch, **overrides):
 
 def gradient(name, prediction, batch, **overrides):
     def mean(p):
-        return losses.mean(*losses.compute(config_for(name, **overrides), POINTS, p, batch))
+        return losses.mean(*objective.compute(config_for(name, **overrides), POINTS, p, batch))
 
     return np.asarray(jax.grad(mean)(jnp.asarray(prediction)))
 

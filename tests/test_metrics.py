@@ -50,6 +50,7 @@ def build(predicted, truth, weight=None, **columns) -> metrics.Predictions:
         "groups": np.array([""] * n, dtype=str),
         "score": np.full((n, k), np.nan),
         "entropy": np.full((n, k), np.nan),
+        "height": np.full((n, k), np.nan),
         "boxes": np.tile([0.0, 0.0, 100.0, 100.0], (n, 1)),
         "areas": np.full(n, 5000.0),
         "sizes": np.tile([120, 160], (n, 1)),
