@@ -7,10 +7,8 @@ ones go on from their checkpoint, and a failed one does not stop the others: it 
 """
 
 import argparse
-import ctypes
 import importlib.util
 import pathlib
-import signal
 import subprocess
 import sys
 import time
@@ -21,6 +19,13 @@ from launch import hyper
 from launch.jobs import ROOT, Job, write_table
 
 _POLL_SECONDS = 0.2
+# Asks Linux (PR_SET_PDEATHSIG is 1) to stop this process cleanly when the launcher dies, were it
+# by `kill -9`, and becomes the run itself.
+_TETHER = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 
 
 def run(jobs: Sequence[Job], parallel: int = 1) -> bool:
@@ -63,20 +68,11 @@ def run(jobs: Sequence[Job], parallel: int = 1) -> bool:
 
 
 def _start(job: Job) -> subprocess.Popen:
+    command = job.command
+    if sys.platform == "linux":
+        command = [sys.executable, "-c", _TETHER, *command]
     with job.log.open("a") as log:
-        return subprocess.Popen(
-            job.command,
-            cwd=ROOT,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            preexec_fn=_end_with_the_launcher if sys.platform == "linux" else None,
-        )
-
-
-def _end_with_the_launcher() -> None:
-    """Asks Linux to stop this process cleanly when its parent dies, were it by `kill -9`."""
-    set_parent_death_signal = 1  # PR_SET_PDEATHSIG
-    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
+        return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
 
 
 def _outcome(job: Job, process: subprocess.Popen) -> str:
