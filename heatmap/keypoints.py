@@ -15,6 +15,9 @@ Measurement = tuple[str, int, int]  # a name and the two points between which it
 # first two it becomes: nothing is known, or the point is known not to be in the picture.
 UNKNOWN, ABSENT, LABELLED = 0, 1, 2
 
+# 'error_px/median' is the median of all points, 'error_px/nose' the mean of one.
+_NAMES_OF_SCORES = {"unordered", "ceiling", "median", "p95", "max", "rmse"}
+
 
 @dataclasses.dataclass(frozen=True)
 class KeypointSet:
@@ -50,6 +53,8 @@ class KeypointSet:
                 raise UserError(f"{field} name a point twice: {self.pair_names(field)}.")
         if len(set(self.names)) != len(self.names):
             raise UserError(f"Two keypoints have the same name: {', '.join(self.names)}.")
+        for name in sorted(_NAMES_OF_SCORES.intersection(self.names)):
+            raise UserError(f"A keypoint is called {name!r}, as a score is; give it another name.")
         if self.oks_sigmas and len(self.oks_sigmas) != len(self.names):
             raise UserError(
                 f"There are {len(self.oks_sigmas)} OKS sigmas for {len(self.names)} keypoints; "

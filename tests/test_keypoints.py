@@ -31,6 +31,12 @@ def test_pairs_are_found_by_name_in_the_given_order():
     ]
 
 
+@pytest.mark.parametrize("name", ["median", "max", "unordered"])
+def test_a_point_does_not_bear_the_name_of_a_score(name):
+    with pytest.raises(UserError, match=f"called '{name}', as a score is"):
+        KeypointSet(("nose", name))
+
+
 @pytest.mark.parametrize(
     ("pairs", "words"),
     [
