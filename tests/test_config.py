@@ -343,6 +343,8 @@ def test_differences_are_listed_by_dotted_name():
         ("train.max_hours", 2.0, True),
         ("log.every_steps", 7, True),
         ("log.tags", ("a",), True),
+        ("model.backbone_weights", "moved", True),  # known again by their hash
+        ("model.backbone", "dinov3_vitb16", False),
         ("train.batch_size", 8, False),
         ("train.save_every_steps", 8, False),
         ("seed", 3, False),
@@ -350,7 +352,7 @@ def test_differences_are_listed_by_dotted_name():
         ("data.split.salt", 1, False),
     ],
 )
-def test_only_length_and_logging_may_change_on_resume(name, value, ignored):
+def test_only_length_logging_and_places_may_change_on_resume(name, value, ignored):
     found = differences(make_config(), make_config(**{name: value}), RESUMABLE)
     assert bool(found) is not ignored
 
