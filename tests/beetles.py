@@ -122,11 +122,13 @@ def _hawaii_record(tray: Tray, i: int, name: str, taxon: str, person: str, lines
 
 
 def _spoil_hawaii(records: list[dict], traps: Traps) -> None:
-    """Plants what is wrong with single specimens, one each, on closed ones of the last trays."""
+    """Plants what is wrong with single specimens, one each: on closed ones of the last trays, which
+    train, and for scale bars of the first ones, which validate.
+    """
     closed = [r for r in records[::-1] if len(_measured(r, "elytra_max_width")["polyline_px"]) == 4]
 
-    def hit(trap: str) -> dict:
-        record = closed.pop(0)
+    def hit(trap: str, place: int = 0) -> dict:
+        record = closed.pop(place)
         traps[trap] = [record["indiv_img_rel_path"]]
         return record
 
@@ -141,9 +143,9 @@ def _spoil_hawaii(records: list[dict], traps: Traps) -> None:
     _measured(hit("width of no length"), "elytra_max_width")["polyline_px"] = [0.0] * 4
     record = hit("no width")
     record["measurements"].remove(_measured(record, "elytra_max_width"))
-    record = hit("no bar")
+    record = hit("no bar", place=-1)
     record["measurements"].remove(_measured(record, "scalebar"))
-    _measured(hit("degenerate bar"), "scalebar")["polyline_px"] = [5.0, 5.0, 5.0, 5.0]
+    _measured(hit("degenerate bar", place=-1), "scalebar")["polyline_px"] = [5.0, 5.0, 5.0, 5.0]
     twin, record = hit("repeated individual_id"), closed[0]
     record["individual_id"] = twin["individual_id"]
     traps["repeated individual_id"].append(record["indiv_img_rel_path"])

@@ -7,6 +7,7 @@ import pathlib
 import shutil
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import tensorflow_datasets as tfds
 from hypothesis import given
@@ -15,6 +16,7 @@ from PIL import Image
 
 import input_pipeline
 from heatmap.errors import UserError
+from heatmap.train import train
 from input_pipeline import beetlepalooza, beetles, biorepo, check, hawaii, species
 from input_pipeline.species import Quota
 from tests import beetles as layouts
@@ -612,6 +614,46 @@ def test_points_of_another_meaning_do_not_mix(written):
     )
     with pytest.raises(UserError, match="mixes hawaii and mine, whose points do not mean the same"):
         input_pipeline.records.mix({"hawaii": beetle, "mine": other})
+
+
+def test_training_on_a_mixture_is_scored_in_centimetres_by_data_set(written, tmp_path, capsys):
+    config = make_config(
+        **{
+            "data.name": MIX,
+            "data.root": str(written[0]),
+            "data.split.method": "species_groups",
+            "data.image_size": (32, 32),
+            "data.channels": 3,
+            "model.name": "regression",  # compiles the fastest
+            "loss.name": "coordinate_mse",
+            "loss.interchangeable": True,
+            "loss.oob_policy": "mask_any_oob",
+            "augment.crop_scale": (0.5, 1.0),
+            "augment.rotation": 180.0,
+            "train.steps": 2,
+            "train.batch_size": 4,
+            "train.best_metric": "val/hawaii/length_line_err_cm",
+            "log.every_steps": 1,
+            "eval.sheet_examples": 0,
+        }
+    )
+    scores = train(config, tmp_path)
+    for name in ("hawaii", "biorepo"):
+        for line in ("length", "width"):
+            for key in (f"{line}_line_err_cm", f"{line}_line_err_pct/median"):
+                assert np.isfinite(scores[f"val/{name}/{key}"]), key
+        assert np.isfinite(scores[f"val/{name}/point_err_cm"])
+    assert scores["val/hawaii/line_err_cm/excluded"] == 4.0  # two lines of two specimens
+    assert scores["val/oob_points_frac"] == 0.0
+    assert np.isfinite(scores["val/hawaii/species/MECKON/length_line_err_cm"])
+    assert not any("beetlepalooza" in key for key in scores)  # all of it trains
+    shown = capsys.readouterr().out
+    assert "hawaii/length_line_err_cm" in shown
+    assert "beetlepalooza: " in shown
+    events = b"".join(p.read_bytes() for p in (tmp_path / "tensorboard").rglob("*tfevents*"))
+    assert b"train/oob_points_frac" in events
+    columns = pyarrow.parquet.read_schema(tmp_path / "predictions" / "val.parquet").names
+    assert "px_per_cm" not in columns
 
 
 # --- TFDS ---

@@ -17,6 +17,7 @@ POINTS = KeypointSet(
     interchangeable_pairs=((1, 2), (4, 3)),
     torso=((0,), (3, 4)),
     oks_sigmas=(0.1, 0.2, 0.2, 0.3, 0.3),
+    measurements=(("body", 3, 4), ("ears", 2, 1)),
     order_known=False,
 )
 
@@ -78,6 +79,12 @@ def test_a_point_in_two_pairs_is_refused(field, pairs):
     [
         ({"names": ("a", "b", "a", "c", "d")}, "same name"),
         ({"oks_sigmas": (0.1, 0.2)}, "2 OKS sigmas for 5 keypoints"),
+        ({"measurements": (("a", 0, 1), ("a", 1, 2))}, "Two measurements have the same name: a, a"),
+        ({"measurements": (("a/b", 0, 1),)}, "'a/b' needs a name without a slash"),
+        ({"measurements": (("", 0, 1),)}, "'' needs a name"),
+        ({"measurements": (("a", 1, 1),)}, r"two of the 5 points, .* got \(1, 1\)"),
+        ({"measurements": (("a", 0, 5),)}, r"two of the 5 points, .* got \(0, 5\)"),
+        ({"measurements": (("a", -1, 2),)}, r"two of the 5 points, .* got \(-1, 2\)"),
     ],
 )
 def test_a_contradiction_is_refused(changes, words):

@@ -377,6 +377,72 @@ def test_labelled_points_outside_the_image_have_weight_only_under_mse(name, posi
     assert np.isfinite(float(total))
 
 
+OUTSIDE = (1000.0, 3.0)
+LINES = KeypointSet(
+    ("a", "b", "c", "d", "e"), interchangeable_pairs=((0, 1),), measurements=(("side", 2, 3),)
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("outside", "missing", "any_masked", "all_masked"),
+    [
+        ([], [], [], []),
+        ([0], [], [0, 1], []),  # of an interchangeable pair
+        ([0, 1], [], [0, 1], [0, 1]),
+        ([3], [], [2, 3], []),  # of a measurement
+        ([2, 3], [], [2, 3], [2, 3]),
+        ([1, 2], [], [0, 1, 2, 3], []),
+        ([4], [], [4], [4]),  # of no line
+        ([0], [1], [0, 1], [0, 1]),  # the only labelled end
+        ([], [2], [], []),  # what is not labelled lies nowhere
+        ([0], [0], [], []),
+    ],
+)
+def test_policies_for_points_out_of_bounds(name, outside, missing, any_masked, all_masked):
+    keypoints = np.full((1, 5, 2), 10.0, np.float32)
+    keypoints[0, outside] = OUTSIDE
+    visibility = np.full((1, 5), LABELLED)
+    visibility[0, missing] = UNKNOWN
+    loss = losses.LOSSES[name]
+    for policy, masked in (
+        ("supervise_oob", []),
+        ("mask_any_oob", any_masked),
+        ("mask_all_oob", all_masked),
+    ):
+        config = config_for(name, **{"loss.oob_policy": policy})
+        weights = losses.point_weights(config, loss, LINES, keypoints, visibility)
+        expected = np.ones(5)
+        expected[[*missing, *masked]] = 0
+        if not loss.sees_absence:  # they cannot say "nowhere", whatever the policy
+            expected[outside] = 0
+        np.testing.assert_array_equal(weights, expected[None])
+
+
+def test_a_policy_changes_the_loss_of_a_batch():
+    batch = make_batch()
+    batch["keypoints"][1, 0] = OUTSIDE
+    prediction = random_prediction("mse")
+    counted = [
+        float(compute("mse", prediction, batch, **{"loss.oob_policy": policy})[1])
+        for policy in ("supervise_oob", "mask_all_oob", "mask_any_oob")
+    ]
+    assert counted == [BATCH * POINTS.count, BATCH * POINTS.count, BATCH * POINTS.count - 2]
+
+
+def test_share_of_points_out_of_bounds():
+    batch = make_batch()
+    batch["keypoints"][0, :2] = OUTSIDE
+    batch["keypoints"][1, 4] = OUTSIDE
+    batch["visibility"][1, 3:] = UNKNOWN, UNKNOWN
+    batch["keypoints"][2] = OUTSIDE
+    batch["_mask"][2] = 0  # padding
+    config = config_for("mse")
+    assert float(losses.out_of_bounds_share(config, batch)) == pytest.approx(2 / 8)
+    batch["visibility"][:] = UNKNOWN
+    assert float(losses.out_of_bounds_share(config, batch)) == 0.0
+
+
 @pytest.mark.parametrize("name", MAP_NAMES)
 @pytest.mark.parametrize("swaps", [False, True])
 def test_maps_rendered_on_host_or_device_give_the_same_loss(name, swaps):

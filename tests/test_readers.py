@@ -35,12 +35,14 @@ def test_the_config_replaces_what_the_data_says(tmp_path):
         interchangeable_pairs=(("left_ear", "right_ear"),),
         torso=("nose", "right_ear"),
         oks_sigmas=(0.1, 0.2, 0.3),
+        measurements=(("span", "right_ear", "left_ear"),),
     )
     points = coco.read(config).points
     assert points.flip_pairs == ((0, 1),)
     assert points.interchangeable_pairs == ((1, 2),)
     assert points.torso == ((0,), (2,))
     assert points.oks_sigmas == (0.1, 0.2, 0.3)
+    assert points.measurements == (("span", 2, 1),)
     assert points.skeleton == ((0, 1), (0, 2))
 
 
@@ -51,6 +53,8 @@ def test_the_config_replaces_what_the_data_says(tmp_path):
         ({"interchangeable_pairs": (("head",),)}, "data.interchangeable_pairs must be pairs"),
         ({"torso": ("head",)}, "data.torso must be two names"),
         ({"torso": ("head", "foot")}, "data.torso names the unknown keypoint 'foot'"),
+        ({"measurements": (("a", "head", "foot"),)}, "data.measurements names .* 'foot'"),
+        ({"measurements": (("a", "head", "head"),)}, "'a' must lie between two"),
         ({"oks_sigmas": (0.1,)}, "There are 1 OKS sigmas for 3 keypoints"),
         ({"oks_sigmas": (0.1, 0.0, 0.1)}, "data.oks_sigmas must be positive"),
     ],

@@ -75,6 +75,19 @@ def test_readme_commands_run(place, tmp_path_factory):
     shutil.rmtree(place / "runs")
 
 
+@pytest.mark.slow
+def test_readme_commands_that_check_the_data_run(place):
+    lines = commands("python -m input_pipeline.check")
+    assert lines
+    for line in lines:
+        arguments = [sys.executable, *shlex.split(line)[1:]]
+        result = subprocess.run(
+            arguments, cwd=place, capture_output=True, text=True, check=False, timeout=300
+        )
+        assert result.returncode == 0, (line, result.stderr)
+        assert "left out" in result.stdout, line
+
+
 def test_the_two_commands_need_nothing_but_python_and_pip():
     for command in commands("python3 -m venv"):
         assert command.startswith("python3 -m venv .venv && .venv/bin/pip install")

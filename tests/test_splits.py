@@ -329,6 +329,68 @@ def test_blocks_need_val():
         make_split(table([0] * 20), config)
 
 
+# --- species_groups ---
+
+
+def test_species_groups_holds_out_whole_groups_and_counts_what_is_left_out():
+    groups = np.repeat(np.arange(8), 6)
+    records = table(groups)
+    species = np.where(groups < 6, "common", "rare")
+    left_out = np.where(np.arange(len(groups)) % 2, "bent", "")
+    records = dataclasses.replace(records, species=species, left_out=left_out)
+    split = make_split(records, split_config(method="species_groups"))
+    held_out = held(records, split, "groups")
+    assert assert_disjoint(held_out) == set(records.groups)
+    assert {"6", "7"} < held_out["val"]
+    assert len(held_out["val"]) == 2 + 4  # 20 of the common ones, counting those not used
+    assert {name: len(rows) for name, rows in split.rows.items()} == {"train": 6, "val": 18}
+
+
+def test_species_groups_keeps_what_the_data_names():
+    groups = np.repeat(np.arange(4), 6)
+    splits = ["train"] * 3 + [""] * 9 + ["test"] * 6 + ["train"] * 6
+    records = dataclasses.replace(
+        table(groups, splits=splits), dataset=np.full(24, "biorepo"), species=np.full(24, "a")
+    )
+    split = make_split(records, split_config(method="species_groups"))
+    names = np.full(24, "", "<U5")
+    for name, rows in split.rows.items():
+        names[rows] = name
+    assert set(names[12:18]) == {"test"}
+    assert set(names[18:]) == {"train"}
+    (val,) = set(groups[names == "val"])  # one group of the two that are open, whole
+    first = set(names[:3])
+    assert first == ({""} if val == 0 else {"train"})  # training must not show a group of val
+    assert any("marks for training" in note for note in split.notes) == (val == 0)
+    assert not any("not used" in note for note in split.notes)
+
+
+def test_species_groups_refuses_a_strange_name():
+    records = table([0, 1], splits=["dev", ""])
+    with pytest.raises(UserError, match=r"'picture0' has the split 'dev'"):
+        make_split(records, split_config(method="species_groups"))
+
+
+@pytest.mark.parametrize("method", ["given", "hash", "blocks"])
+def test_what_is_left_out_is_in_no_split(method):
+    records = table(range(30), splits=["train"] * 20 + ["val"] * 5 + ["test"] * 5)
+    left_out = np.where(np.arange(30) % 3 == 0, "bent", "")
+    records = dataclasses.replace(records, left_out=left_out, dataset=np.full(30, "mine"))
+    config = split_config(method=method)
+    whole = make_split(dataclasses.replace(records, left_out=np.full(30, "")), config)
+    split = make_split(records, config)
+    for name, rows in split.rows.items():
+        assert rows.tolist() == [row for row in whole.rows[name] if row % 3]
+    assert any(note.startswith("mine: ") and "10 bent" in note for note in split.notes)
+
+
+def test_content_hash_changes_with_the_scale():
+    records = table(range(6), splits=["train", "val"] * 3)
+    before = make_split(records, split_config()).sha256
+    records.px_per_cm[2] = 100.0
+    assert make_split(records, split_config()).sha256 != before
+
+
 # --- content hash ---
 
 
