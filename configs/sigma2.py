@@ -14,3 +14,8 @@ def get_config() -> ConfigDict:
     config = common.get_config()
     config.targets.sigma = 2.0
     return config
+
+
+def get_hyper(hyper):
+    """The sweep of `python launch/local.py --config=configs/sigma2.py`: the width of the maps."""
+    return hyper.sweep("targets.sigma", [1.0, 2.0, 3.0])

@@ -411,7 +411,7 @@ def test_policies_for_points_out_of_bounds(name, outside, missing, any_masked, a
         ("mask_all_oob", all_masked),
     ):
         config = config_for(name, **{"loss.oob_policy": policy})
-        weights = losses.point_weights(config, loss, LINES, keypoints, visibility)
+        weights = objective.point_weights(config, loss, LINES, keypoints, visibility)
         expected = np.ones(5)
         expected[[*missing, *masked]] = 0
         if not loss.sees_absence:  # they cannot say "nowhere", whatever the policy
@@ -438,9 +438,9 @@ def test_share_of_points_out_of_bounds():
     batch["keypoints"][2] = OUTSIDE
     batch["_mask"][2] = 0  # padding
     config = config_for("mse")
-    assert float(losses.out_of_bounds_share(config, batch)) == pytest.approx(2 / 8)
+    assert float(objective.out_of_bounds_share(config, batch)) == pytest.approx(2 / 8)
     batch["visibility"][:] = UNKNOWN
-    assert float(losses.out_of_bounds_share(config, batch)) == 0.0
+    assert float(objective.out_of_bounds_share(config, batch)) == 0.0
 
 
 @pytest.mark.parametrize("name", MAP_NAMES)

@@ -33,6 +33,7 @@ def predictions(count=8, seed=0, **columns) -> Predictions:
         "predicted": predicted,
         "score": np.full((count, 4), np.nan),
         "entropy": np.full((count, 4), np.nan),
+        "height": np.full((count, 4), np.nan),
         "truth": truth,
         "weight": np.ones((count, 4)),
         "boxes": np.tile([0.0, 0, 100, 100], (count, 1)),
@@ -339,7 +340,7 @@ def test_evaluation_maps_back_whatever_the_input_is(monkeypatch, overrides):
         truth = geometry.apply(geometry.invert(affine), batch["keypoints"])
         moved = geometry.apply(affine, truth + shift)
         blank = np.full(moved.shape[:2], np.nan)
-        return Decoded(moved.astype(np.float32), blank, blank), 0.0, 1.0
+        return Decoded(moved.astype(np.float32), blank, blank, blank), 0.0, 1.0
 
     run = type("Run", (), {"config": config, "mesh": None})
     monkeypatch.setattr(evaluate.state_lib, "sharded", lambda mesh: None)

@@ -1,5 +1,6 @@
 """Every command of the README runs, on small data and for two steps."""
 
+import os
 import pathlib
 import re
 import shlex
@@ -40,7 +41,7 @@ def commands(kind: str) -> list[str]:
 def place(tmp_path_factory) -> pathlib.Path:
     """A folder with the program, and the data and weights that the README speaks of."""
     place = tmp_path_factory.mktemp("readme")
-    for name in ("main.py", "configs", "heatmap", "input_pipeline"):
+    for name in ("main.py", "configs", "heatmap", "input_pipeline", "launch"):
         (place / name).symlink_to(ROOT / name)
     write_deeplabcut(place / "PROJECT", videos=4, frames=6)
     write_coco(place / "ROOT", images=12)
@@ -76,6 +77,29 @@ def test_readme_commands_run(place, tmp_path_factory):
 
 
 @pytest.mark.slow
+def test_readme_sweeps_run(place, tmp_path_factory):
+    root = f"--config.data.root={tmp_path_factory.mktemp('tfds')}"
+    lines = commands("python launch/")
+    assert lines
+    for line in lines:
+        arguments = [sys.executable, *shlex.split(line)[1:]]
+        given = {a.split("=")[0] for a in arguments}
+        brief = [a for a in BRIEF if a.split("=")[0] not in given]
+        arguments = [a for a in arguments if not a.startswith("--config.train.epochs")]
+        result = subprocess.run(
+            [*arguments, *brief, root],
+            cwd=place,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=600,
+        )
+        assert result.returncode == 0, (line, result.stdout, result.stderr)
+        assert "3 of 3 runs finished" in result.stdout
+
+
+@pytest.mark.slow
 def test_readme_commands_that_check_the_data_run(place):
     lines = commands("python -m input_pipeline.check")
     assert lines
@@ -95,5 +119,5 @@ def test_the_two_commands_need_nothing_but_python_and_pip():
 
 
 def test_files_that_the_readme_names_exist():
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
