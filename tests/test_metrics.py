@@ -1,11 +1,6 @@
-"""Scores against hand computation, brute force, pycocotools and their own symmetries.
+"""Scores against hand computation, brute force and their own symmetries."""
 
-`heatmap.pairs` and `heatmap.oks` are the inner parts of `heatmap.metrics` and are tested here too.
-"""
-
-import contextlib
 import dataclasses
-import io
 import itertools
 import warnings
 
@@ -13,81 +8,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
-from configs import common
-from heatmap import metrics, pairs
-from heatmap.config import from_mapping
+from heatmap import metrics
 from heatmap.errors import UserError
-from heatmap.keypoints import KeypointSet, involution
+from heatmap.keypoints import KeypointSet
+from tests.predicted import CONFIG, ORDERED, POINTS, SEEDS, UNSEEN, assert_same, build, random
 
-POINTS = KeypointSet(
-    names=("nose", "left_hand", "right_hand", "left_foot", "right_foot"),
-    interchangeable_pairs=((1, 2), (3, 4)),
-    torso=((0,), (3, 4)),
-    oks_sigmas=(0.03, 0.06, 0.05, 0.09, 0.1),
-    measurements=(("arms", 1, 2), ("side", 0, 3)),
-)
-UNSEEN = dataclasses.replace(POINTS, order_known=False)
-ORDERED = dataclasses.replace(POINTS, interchangeable_pairs=())
-CONFIG = from_mapping(common.get_config().to_dict()).eval
-SEEDS = st.integers(0, 2**32 - 1)
 # The value that a perfect prediction earns: a new metric has to say it here.
 BEST = {"pck": 1.0, "error_px": 0.0, "oks_ap": 1.0, "lines": 0.0}
 ORDER_FREE = {"lines"}  # of which every number disregards the order of interchangeable pairs
 NOT_SCORES = ("/excluded", "/ceiling", "/low", "/high", "labelled_points", "oob_points_frac")
-
-
-def build(predicted, truth, weight=None, **columns) -> metrics.Predictions:
-    """Fills the columns that a test does not care about."""
-    predicted, truth = np.asarray(predicted, float), np.asarray(truth, float)
-    n, k, _ = truth.shape
-    weight = np.ones((n, k)) if weight is None else np.asarray(weight, float)
-    values = {
-        "ids": np.array([f"image{i}" for i in range(n)], dtype=str),
-        "instances": np.zeros(n, int),
-        "groups": np.array([""] * n, dtype=str),
-        "score": np.full((n, k), np.nan),
-        "entropy": np.full((n, k), np.nan),
-        "height": np.full((n, k), np.nan),
-        "boxes": np.tile([0.0, 0.0, 100.0, 100.0], (n, 1)),
-        "areas": np.full(n, 5000.0),
-        "sizes": np.tile([120, 160], (n, 1)),
-        "px_per_cm": np.full(n, 50.0),
-        "species": np.array([""] * n, dtype=str),
-        "dataset": np.array([""] * n, dtype=str),
-    }
-    return metrics.Predictions(predicted=predicted, truth=truth, weight=weight, **values | columns)
-
-
-def random(seed: int, n: int = 12, images: int = 5, labelled: float = 0.8) -> metrics.Predictions:
-    """Draws instances that share pictures, with unlabelled points and pairs predicted crosswise."""
-    rng = np.random.default_rng(seed)
-    truth = rng.uniform(0, 100, (n, POINTS.count, 2))
-    predicted = truth + rng.normal(size=truth.shape) * rng.choice([1.0, 4.0, 12.0], (n, 1, 1))
-    crosswise = rng.random(n) < 0.4
-    predicted[crosswise] = predicted[crosswise][
-        :, involution(POINTS.count, POINTS.interchangeable_pairs)
-    ]
-    ids = np.array([f"image{i}" for i in rng.integers(0, images, n)])
-    return build(
-        predicted,
-        truth,
-        rng.random((n, POINTS.count)) < labelled,
-        ids=ids,
-        instances=np.array([np.sum(ids[:i] == ids[i]) for i in range(n)]),
-        score=rng.random((n, POINTS.count)),
-        areas=rng.uniform(500, 8000, n),
-        sizes=rng.integers(100, 200, (n, 2)),
-        boxes=np.sort(rng.uniform(0, 100, (n, 2, 2)), axis=1).reshape(n, 4),
-    )
-
-
-def assert_same(a, b):
-    assert a.keys() == b.keys()
-    for key in a:
-        np.testing.assert_allclose(a[key], b[key], rtol=1e-9, err_msg=key)
 
 
 # Every metric of the table.
@@ -370,155 +300,6 @@ def test_a_lost_prediction_is_infinitely_far():
     # A lone label goes to the prediction that exists, however far that is.
     lone = build(predicted, truth, [[1, 0, 0, 0]])
     assert metrics.error_px(lone, points, CONFIG)["error_px/unordered"] == np.hypot(10, 1)
-
-
-# Object keypoint similarity.
-
-
-def coco_stats(p: metrics.Predictions, sigmas) -> dict[str, float]:
-    """Runs pycocotools on the same instances."""
-    names, image = np.unique(p.ids, return_inverse=True)
-    annotations: list[dict] = []
-    results: list[dict] = []
-    for i in np.lexsort((p.instances, image)):
-        (x0, y0, x1, y1), label = p.boxes[i], p.weight[i] > 0
-        common = {"image_id": int(image[i]) + 1, "category_id": 1, "id": len(results) + 1}
-        truth = np.concatenate([p.truth[i], 2.0 * label[:, None]], axis=1)
-        annotations.append(
-            common
-            | {"area": p.areas[i], "bbox": [x0, y0, x1 - x0, y1 - y0], "iscrowd": 0}
-            | {"keypoints": truth.ravel().tolist(), "num_keypoints": int(label.sum())}
-        )
-        found = np.concatenate([p.predicted[i], np.ones((len(label), 1))], axis=1)
-        results.append(
-            {"image_id": common["image_id"], "category_id": 1, "score": float(p.score[i].mean())}
-            | {"keypoints": found.ravel().tolist()}
-        )
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO()
-        coco.dataset = {
-            "images": [{"id": j + 1} for j in range(len(names))],
-            "categories": [{"id": 1}],
-            "annotations": annotations,
-            "info": {},
-        }
-        coco.createIndex()
-        evaluation = COCOeval(coco, coco.loadRes(results), "keypoints")
-        evaluation.params.kpt_oks_sigmas = np.array(sigmas)
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    keys = {"oks_ap": 0, "oks_ap50": 1, "oks_ap75": 2, "oks_ar": 5}
-    return {key: float(evaluation.stats[i]) for key, i in keys.items()}
-
-
-@pytest.mark.parametrize(("n", "images"), [(1, 1), (12, 12), (40, 9), (60, 2)])
-@pytest.mark.parametrize("labelled", [0.3, 0.9])
-@pytest.mark.parametrize("seed", range(4))
-def test_oks_equals_pycocotools(n, images, labelled, seed):
-    predictions = random(seed, n, images, labelled)
-    predictions.weight[0, 0] = 1  # something must count
-    # Near neighbours, so that a detection may take another instance's label.
-    predictions.truth[1::2] = (
-        predictions.truth[::2][: n // 2] + 4 * predictions.score[1::2, :, None]
-    )
-    predictions.score[::4] = 0.5  # ties
-    expected = coco_stats(predictions, POINTS.oks_sigmas)
-    scores = metrics.oks_ap(predictions, ORDERED, CONFIG)
-    assert scores.keys() == expected.keys()
-    for key, value in expected.items():
-        assert scores[key] == pytest.approx(value, abs=1e-9), key
-
-
-def test_oks_by_hand():
-    points = KeypointSet(("a", "b"), oks_sigmas=(0.5, 0.5))  # k = 1
-    offset = np.sqrt(-2 * 100 * np.log(0.72))  # an exponent of ln 0.72 at an area of 100 px²
-    truth = np.zeros((1, 2, 2))
-    predictions = build(truth + np.array([offset, 0]), truth, areas=np.array([100.0]))
-    scores = metrics.oks_ap(predictions, points, CONFIG)
-    expected = {"oks_ap": 0.5, "oks_ap50": 1.0, "oks_ap75": 0.0, "oks_ar": 0.5}  # 0.5 … 0.7 hit
-    assert_same(scores, expected)
-    lost = dataclasses.replace(predictions, predicted=np.full((1, 2, 2), np.nan))
-    assert metrics.oks_ap(lost, points, CONFIG)["oks_ap50"] == 0.0
-
-
-def test_oks_breaks_ties_like_pycocotools():
-    # The surer detection lies midway: only if it takes the later label can the other one be right.
-    points = KeypointSet(("a",), oks_sigmas=(0.1,))
-    predictions = build(
-        [[[50.0, 50]], [[38.0, 50]]],
-        [[[40.0, 50]], [[60.0, 50]]],
-        ids=np.array(["x", "x"]),
-        instances=np.arange(2),
-        score=np.array([[0.9], [0.1]]),
-    )
-    scores = metrics.oks_ap(predictions, points, CONFIG)
-    assert_same(scores, coco_stats(predictions, points.oks_sigmas))
-    assert scores["oks_ap50"] == pytest.approx(1.0)
-
-
-def test_unordered_oks_orders_a_label_for_each_detection():
-    # Two instances in one picture are predicted crosswise and each under the other's number.
-    points = KeypointSet(("a", "b"), interchangeable_pairs=((0, 1),), oks_sigmas=(0.05, 0.05))
-    truth = np.array([[[0, 0], [50, 0]], [[400, 300], [420, 380]]])
-    predicted = truth[::-1, ::-1]
-    predictions = build(predicted, truth, ids=np.array(["x", "x"]), instances=np.arange(2))
-    scores = metrics.oks_ap(predictions, points, CONFIG)
-    assert (scores["oks_ap"], scores["oks_ap/unordered"]) == (0.0, pytest.approx(1.0))
-
-
-def test_oks_needs_sigmas():
-    assert metrics.oks_ap(random(7), dataclasses.replace(POINTS, oks_sigmas=()), CONFIG) == {}
-
-
-# The ceiling where the order of a pair cannot be seen.
-
-
-def test_order_ceiling_by_hand():
-    # Diagonals of 100, 100 and 0 px; at t = 0.1 a pair is a guess if more than 20 px apart.
-    truth = np.zeros((4, 4, 2))
-    truth[:2, 3] = 60, 80
-    truth[0, 1], truth[0, 2] = (10, 10), (30, 10)  # 20 px: the midpoint is right for both
-    truth[1, 1], truth[1, 2] = (10, 10), (31, 10)  # a guess
-    truth[3] = truth[1]
-    weight = np.ones((4, 4))
-    weight[3, 2] = 0  # a lone label is no guess
-    points = KeypointSet(tuple("abcd"), interchangeable_pairs=((1, 2),), order_known=False)
-    predictions = build(truth, truth, weight)
-    reference = metrics.bbox_reference(predictions, points)
-    np.testing.assert_allclose(reference, [100, 100, 0, 100])
-    mean, low, high = pairs.order_ceiling(truth, weight, points, 0.1, reference)
-    assert mean == pytest.approx(10 / 11)
-    assert (low, high) == (pytest.approx(10 / 11 - 1.96 / 11), 1.0)
-    scores = metrics.pck(predictions, points, CONFIG)
-    assert scores["pck@0.1/ceiling"] == pytest.approx(10 / 11)
-    assert scores["pck@0.1/ceiling/low"] == pytest.approx(low)
-    assert scores["pck@0.1/ceiling/high"] == 1.0
-    seen = dataclasses.replace(points, order_known=True)
-    assert not any("ceiling" in key for key in metrics.pck(predictions, seen, CONFIG))
-
-
-def test_order_ceiling_equals_a_simulation():
-    base = random(8, n=150, images=150, labelled=0.85)
-    config = dataclasses.replace(CONFIG, pck_thresholds=(0.1,), pck_references=("bbox",))
-    scores = metrics.pck(base, UNSEEN, config)
-    limit = 2 * 0.1 * metrics.bbox_reference(base, UNSEEN)
-    rng = np.random.default_rng(0)
-    reached = []
-    for _ in range(600):  # the best model: midpoints of near pairs, else an order at random
-        predicted = base.truth.copy()
-        for a, b in UNSEEN.interchangeable_pairs:
-            both = (base.weight[:, a] > 0) & (base.weight[:, b] > 0)
-            near = np.linalg.norm(base.truth[:, a] - base.truth[:, b], axis=1) <= limit * (1 - 1e-9)
-            middle = (base.truth[:, a] + base.truth[:, b]) / 2
-            predicted[near & both, a] = predicted[near & both, b] = middle[near & both]
-            wrong = ~near & both & (rng.random(len(near)) < 0.5)
-            predicted[wrong, a], predicted[wrong, b] = base.truth[wrong, b], base.truth[wrong, a]
-        guess = dataclasses.replace(base, predicted=predicted)
-        reached.append(metrics.pck(guess, UNSEEN, config)["pck@0.1"])
-    assert np.mean(reached) == pytest.approx(scores["pck@0.1/ceiling"], abs=0.003)
-    half = (scores["pck@0.1/ceiling/high"] - scores["pck@0.1/ceiling/low"]) / 2
-    assert 1.96 * np.std(reached) == pytest.approx(half, rel=0.12)
 
 
 # The table and its input.
