@@ -135,7 +135,7 @@ def get_config() -> ConfigDict:
     log = config.log = ConfigDict()
     log.every_steps = 50
     log.tensorboard = True
-    log.wandb = False  # needs `pip install 'heatmap[wandb]'`
+    log.wandb = False  # needs `pip install -e '.[wandb]'`
     log.project = "heatmap"  # of Weights & Biases
     log.tags = ()
 

@@ -6,6 +6,7 @@ refuses what does not fit them with a sentence that names the field and the near
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -203,9 +204,16 @@ class Config:
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
 
-# What a resumed run may change: how long it trains, where it reports, and where the weights of its
-# backbone lie, which a hash knows again; never what it learns.
-RESUMABLE = ("train.epochs", "train.steps", "train.max_hours", "log.", "model.backbone_weights")
+# What a resumed run may change: how long it trains, where it reports, and where its data and the
+# weights of its backbone lie, which hashes know again; never what it learns.
+RESUMABLE = (
+    "train.epochs",
+    "train.steps",
+    "train.max_hours",
+    "log.",
+    "data.root",
+    "model.backbone_weights",
+)
 
 
 def from_mapping(values: Mapping[str, Any]) -> Config:
@@ -278,6 +286,7 @@ def _check(config: Config) -> None:
         (all(s > 0 for s in data.std), f"data.std must be positive, got {data.std}"),
         *_least_rules(config),
         *_split_rules(data.split),
+        *_optim_rules(config.optim),
         *_augment_rules(config.augment),
     ]
     for field, sizes in (
@@ -330,8 +339,43 @@ def _split_rules(split: SplitConfig) -> list[tuple[bool, str]]:
             0 <= split.fold < max(folds, 1),
             f"data.split.fold must lie in [0, {max(folds, 1)}), got {split.fold}",
         ),
+        (
+            folds == 0 or split.method == "blocks",
+            f"data.split.folds={folds} divides blocks of time, and data.split.method is "
+            f"{split.method!r}: set it to 'blocks', or folds to 0",
+        ),
         (split.gap >= 0, f"data.split.gap must not be negative, got {split.gap}"),
     ]
+
+
+def _optim_rules(optim: OptimConfig) -> list[tuple[bool, str]]:
+    rules = [
+        (0 <= optim.step_factor <= 1, f"optim.step_factor must lie in [0, 1]: {optim.step_factor}"),
+        (
+            all(0 < share < 1 for share in optim.step_boundaries),
+            f"optim.step_boundaries must be shares of the run, between 0 and 1, got "
+            f"{optim.step_boundaries}",
+        ),
+        (
+            optim.weight_decay == 0 or optim.name == "adamw",
+            f"optim.weight_decay={optim.weight_decay} does nothing under optim.name="
+            f"{optim.name!r}: choose adamw, or set it to 0",
+        ),
+        (
+            optim.momentum == 0 or optim.name == "sgd",
+            f"optim.momentum={optim.momentum} does nothing under optim.name={optim.name!r}: choose "
+            "sgd, or set it to 0",
+        ),
+    ]
+    for field in ("decay_paths", "freeze_paths"):
+        for pattern in getattr(optim, field):
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                rules.append(
+                    (False, f"optim.{field}: {pattern!r} is no regular expression ({error})")
+                )
+    return rules
 
 
 def _augment_rules(augment: AugmentConfig) -> list[tuple[bool, str]]:

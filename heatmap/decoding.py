@@ -99,6 +99,7 @@ def check(config: Config) -> None:
       UserError: saying why, and which decoders can.
     """
     kind = choose(LOSSES, config.loss.name, "loss.name").trains
+    choose(DECODERS, config.decoder.name, "decoder.name")  # a typo, even where it is not used
     name = decoder_name(config)
     decoder = choose(DECODERS, name, "decoder.name")
     fits = kind in decoder.reads

@@ -22,10 +22,13 @@ def guard(command: Callable[[], object]) -> None:
       command: takes no arguments.
 
     Raises:
-      SystemExit: with code 2 after a UserError, or a disk that is full or cannot be written.
+      SystemExit: with code 2 after a UserError, or a disk that is full or cannot be written; with
+        130, as shells do, after a Ctrl-C that nothing else answers.
     """
     try:
         command()
+    except KeyboardInterrupt as error:
+        raise SystemExit(130) from error
     except UserError as error:
         _exit(str(error))
     except Exception as error:

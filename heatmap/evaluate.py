@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
+from heatmap import config as config_lib
 from heatmap import decoding, diagnosis, geometry, metrics, objective, workdir
 from heatmap import run as run_lib
 from heatmap import state as state_lib
@@ -251,6 +252,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--workdir", type=pathlib.Path, required=True, help="of a training run")
     parser.add_argument("--split", default="", help="train, val or test; default: val and test")
     parser.add_argument("--decoder", default="", help="read the maps with another decoder")
+    parser.add_argument("--root", default="", help="where the data are now, if they have moved")
     parser.add_argument("--beta", type=float, help="inverse temperature of soft_argmax")
     parser.add_argument("--csv", action="store_true", help="write predictions as CSV as well")
     options = parser.parse_args(arguments)
@@ -258,11 +260,15 @@ def main(arguments: list[str] | None = None) -> None:
     changes: dict[str, Any] = {"name": options.decoder} if options.decoder else {}
     if options.beta is not None:
         changes["beta"] = options.beta
+    if changes and decoding.decoder_name(config) == "coordinates":
+        raise UserError(f"{options.workdir} gives coordinates; there are no maps to decode.")
     config = dataclasses.replace(
         config,
+        data=dataclasses.replace(config.data, root=options.root or config.data.root),
         decoder=dataclasses.replace(config.decoder, **changes),
         eval=dataclasses.replace(config.eval, csv=config.eval.csv or options.csv),
     )
+    config = config_lib.from_mapping(dataclasses.asdict(config))  # checks the new values
     there = Checkpoints(options.workdir, LATEST).meta()["splits"]
     evaluate(options.workdir, [options.split] if options.split else held_out(there), config)
 

@@ -140,13 +140,16 @@ class Trainer:
         ):
             self._write_log()
             if first < self.steps:
+                # Before, so that a kill leaves no scores of a shorter run; and after, because
+                # `heatmap.evaluate` may have scored an earlier best checkpoint meanwhile.
                 (self.folder / workdir.METRICS).unlink(missing_ok=True)
                 self._loop(first)
-            if self.stop_asked:
-                print(f"stopped at step {int(self.state.step)}; the same command goes on from here")
-                return {}
-            if self.meta["best"] is None:
-                print("stopped before the first evaluation; the same command goes on from here")
+                (self.folder / workdir.METRICS).unlink(missing_ok=True)
+            if self.stop_asked or self.meta["best"] is None:
+                print(
+                    f"stopped at step {int(self.state.step)}; the same command with "
+                    f"--workdir={self.folder} goes on from here"
+                )
                 return {}
             scores = workdir.read_metrics(self.folder)
             if not all(f"{name}/loss" in scores for name in evaluate.held_out(self.splits)):
@@ -169,6 +172,7 @@ class Trainer:
             due = self._evaluation_is_due(step)
             out_of_time = self._out_of_time()
             leaving = self.stop_asked or out_of_time
+            progress.advance(step)
             if due or leaving or progress.is_due(step) or self._save_is_due(step):
                 self._check_finite(*pending)
                 progress.show(step, float(loss))
@@ -364,11 +368,15 @@ class Progress:
         """Says whether to report this step."""
         return step % self._config.log.every_steps == 0
 
+    def advance(self, step: int) -> None:
+        """Moves the bar on; the loss is not waited for."""
+        if self._bar is not None:
+            self._bar.update(step - self._bar.n)
+
     def show(self, step: int, loss: float) -> None:
         """Reports a step."""
         if self._bar is not None:
             self._bar.set_postfix(loss=f"{loss:.3g}", refresh=False)
-            self._bar.update(step - self._bar.n)
             return
         seconds = time.monotonic() - self._began
         each = seconds / max(1, step - self._first)

@@ -71,6 +71,9 @@ def check(workdir: pathlib.Path, config: Config) -> None:
       UserError: if the folder holds something else or the run of another config, naming the
         fields that differ.
     """
+    for place in (workdir, *workdir.absolute().parents):
+        if place.exists() and not place.is_dir():
+            raise UserError(f"{place} is a file, so --workdir={workdir} cannot be a folder there.")
     path = workdir / CONFIG
     if path.exists():
         if not any((workdir / "checkpoints").glob("*/*/_CHECKPOINT_METADATA")):

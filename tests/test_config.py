@@ -373,3 +373,20 @@ def test_the_helper_of_these_tests_refuses_a_field_that_does_not_exist():
     with pytest.raises((KeyError, AttributeError, UserError)):
         make_config(**{"targets.sgima": 1.0})
     assert isinstance(make_config(), Config)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        ({"data.split.folds": 5, "data.split.method": "hash"}, "divides blocks of time"),
+        ({"optim.freeze_paths": ("[",)}, r"optim.freeze_paths: '\[' is no regular expression"),
+        ({"optim.decay_paths": ("(",)}, r"optim.decay_paths: '\(' is no regular expression"),
+        ({"optim.step_factor": -1.0}, r"optim.step_factor must lie in \[0, 1\]"),
+        ({"optim.step_boundaries": (0.5, 1.5)}, "shares of the run"),
+        ({"optim.weight_decay": 0.1}, "does nothing under optim.name='adam': choose adamw"),
+        ({"optim.momentum": 0.9}, "does nothing under optim.name='adam': choose sgd"),
+    ],
+)
+def test_settings_that_do_nothing_or_would_fail_later_are_refused(overrides, sentence):
+    with pytest.raises(UserError, match=sentence):
+        make_config(**overrides)

@@ -407,3 +407,9 @@ def test_coordinates_need_no_decoder_and_have_no_score(decoder):
     assert np.isnan(decoded.score).all()
     assert np.isnan(decoded.entropy).all()
     assert decoded.score.shape == decoded.entropy.shape == (1, 3)
+
+
+def test_a_misspelt_decoder_is_refused_even_where_none_is_used():
+    config = make_config(**{"loss.name": "coordinate_mse", "decoder.name": "drak"})
+    with pytest.raises(UserError, match="did you mean 'dark'"):
+        decoding.check(config)

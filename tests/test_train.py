@@ -227,6 +227,39 @@ def test_a_folder_in_use_is_refused_and_free_again_afterwards(tmp_path):
     assert not (tmp_path / "run").exists()  # nothing was written to it
 
 
+def test_scores_of_an_earlier_best_checkpoint_are_not_taken_for_the_last(
+    tiny_root, tmp_path, monkeypatch
+):
+    """`heatmap.evaluate` may run while the training goes on."""
+    config, folder = tiny(tiny_root), tmp_path / "run"
+    real = Checkpoints.save
+
+    def evaluated_meanwhile(self, step, tree, meta):
+        real(self, step, tree, meta)
+        if self.folder.name == "latest" and step == 5:
+            (folder / "metrics.json").write_text('{"val/loss": -1.0, "test/loss": -1.0}')
+
+    monkeypatch.setattr(Checkpoints, "save", evaluated_meanwhile)
+    assert train(config, folder)["val/loss"] > 0
+
+
+def test_a_workdir_below_a_file_is_refused(tiny_root, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    for place in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(UserError, match="is a file, so --workdir"):
+            train(tiny(tiny_root), place)
+
+
+def test_data_may_move(finished, tmp_path, capsys):
+    config, folder, scores = finished
+    moved = shutil.copytree(config.data.root, tmp_path / "elsewhere")
+    elsewhere = dataclasses.replace(config, data=dataclasses.replace(config.data, root=str(moved)))
+    shutil.copytree(folder, tmp_path / "run")
+    assert train(elsewhere, tmp_path / "run") == scores
+    evaluate.main([f"--workdir={folder}", "--split=test", f"--root={moved}"])
+    assert json.loads((folder / "metrics.json").read_text()) == pytest.approx(scores, rel=1e-5)
+
+
 def test_a_longer_past_than_future_is_refused(finished, tiny_root):
     config, folder, _ = finished
     before = (folder / "config.json").read_text()
