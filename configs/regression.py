@@ -2,7 +2,8 @@
 
     python main.py --config=configs/regression.py
 
-The same data, encoder, optimiser and length as configs/sigma2.py.
+The same data, encoder, optimiser and length as configs/sigma2.py: 10 minutes on two busy CPU cores;
+test PCK@0.05 0.066, median error 10.45 pixels (docs/results.md).
 """
 
 from ml_collections import ConfigDict

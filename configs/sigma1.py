@@ -2,7 +2,8 @@
 
     python main.py --config=configs/sigma1.py
 
-Draws the data set on the first start, trains 30 epochs with Adam at 1e-3, and prints the scores.
+Draws the data set on the first start, trains 30 epochs with Adam at 1e-3, and prints the scores:
+as long as configs/sigma2.py, 12 minutes on two CPU cores, and as good to expect.
 """
 
 from ml_collections import ConfigDict

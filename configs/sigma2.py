@@ -2,7 +2,8 @@
 
     python main.py --config=configs/sigma2.py
 
-Draws the data set on the first start, trains 30 epochs with Adam at 1e-3, and prints the scores.
+Draws the data set on the first start, trains 30 epochs with Adam at 1e-3, and prints the scores:
+12 minutes on two CPU cores; test PCK@0.05 1.0, median error 0.157 pixels (docs/results.md).
 """
 
 from ml_collections import ConfigDict
