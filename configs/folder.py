@@ -3,8 +3,8 @@
     python main.py --config=configs/folder.py --config.data.root=PROJECT
     python main.py --config=configs/folder.py --config.data.name=coco --config.data.root=ROOT
 
-1,500 steps: an hour or two on two CPU cores, minutes on a GPU; docs/results.md has what shorter
-runs on smaller pictures reached on real photographs: a median error of 2.65 pixels on 640×480.
+docs/results.md has what shorter runs on smaller pictures reached on real photographs, ten minutes
+each on two busy CPU cores: a median error of 2.65 pixels on 640×480.
 
 README.md ("Your own pictures") shows the three layouts. Without a split in the data, whole videos
 or specimens are held out by a hash of their name; for a single video, hold out stretches of time:

@@ -3,7 +3,7 @@
     python main.py --config=configs/sigma3.py
 
 Draws the data set on the first start, trains 30 epochs with Adam at 1e-3, and prints the scores:
-as long as configs/sigma2.py, 12 minutes on two CPU cores, and as good to expect.
+the same work as configs/sigma2.py, and so the same 12 minutes on two CPU cores.
 """
 
 from ml_collections import ConfigDict
