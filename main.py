@@ -7,6 +7,7 @@ again once it has finished. Every field of the config is a flag; configs/common.
 """
 
 import datetime
+import functools
 import os
 import pathlib
 import sys
@@ -18,12 +19,10 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from heatmap import config as config_lib
-from heatmap import fields
-from heatmap.config import Config
-from heatmap.errors import UserError, guard
+from heatmap import command_line
+from heatmap.errors import guard
 
-config_flags.DEFINE_config_file("config", None, "The config file, e.g. configs/sigma2.py.")
+config_flags.DEFINE_config_file("config", None, command_line.HELP)
 flags.DEFINE_string("workdir", "", "Where results go; default: a new folder under runs/.")
 
 
@@ -38,49 +37,12 @@ def restart_with_huge_pages() -> None:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-def parse_flags(arguments: list[str]) -> list[str]:
-    """Parses flags for `app.run`.
-
-    Raises:
-      UserError: for an unknown flag or field, a wrong type, or a config that cannot be loaded.
-    """
-    if {"--help", "-h", "-help", "--helpfull", "--helpshort"} & set(arguments[1:]):
-        print(__doc__, flags.FLAGS.module_help(sys.modules[__name__]), sep="\n")
-        raise SystemExit(0)
-    for argument in arguments[1:]:
-        name = argument.split("=", 1)[0].removeprefix("--config.")
-        if argument.startswith("--config.") and name not in fields.names_of(Config):
-            hint = fields.nearest(name, fields.names_of(Config))
-            raise UserError(f"{name} is not a config field: {hint}")
-    try:
-        rest = flags.FLAGS(arguments)
-        if flags.FLAGS["config"].present:
-            flags.FLAGS.config.to_dict()  # a config that failed to load says so when it is used
-    except flags.Error as error:
-        raise UserError(str(error)) from error
-    except Exception as error:  # whatever a config file may do wrong
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = lines[-1] if lines else type(error).__name__
-        ready = sorted(path.stem for path in pathlib.Path(__file__).parent.glob("configs/[!_]*.py"))
-        raise UserError(
-            f"The config cannot be loaded: {reason}; in configs/ are {', '.join(ready)}."
-        ) from error
-    if len(rest) > 1:
-        raise UserError(f"{rest[1]!r} is not a flag; flags look like --config.train.epochs=10.")
-    if not flags.FLAGS["config"].present:
-        raise UserError("Say what to train: --config=configs/sigma2.py, for example.")
-    return rest
-
-
 def main(_: list[str]) -> None:
     """Resolves the config and trains."""
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # --verbosity=0 shows each checkpoint and metric
-    flag = flags.FLAGS["config"]
-    overrides = config_flags.get_override_values(flag)
-    values = config_lib.flag_overrides(flags.FLAGS.config.to_dict(), overrides)
-    config = config_lib.from_mapping(values)
-    name = pathlib.Path(config_flags.get_config_filename(flag)).stem
+    config = command_line.config_of(flags.FLAGS)
+    name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     workdir = pathlib.Path(flags.FLAGS.workdir or fresh_workdir(name))
     print(f"{config.to_json()}workdir: {workdir}", flush=True)
 
@@ -102,4 +64,5 @@ def fresh_workdir(name: str) -> str:
 
 if __name__ == "__main__":
     restart_with_huge_pages()
-    guard(lambda: app.run(main, flags_parser=parse_flags))
+    parser = functools.partial(command_line.parse, values=flags.FLAGS, usage=__doc__)
+    guard(lambda: app.run(main, flags_parser=parser))

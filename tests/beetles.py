@@ -1,9 +1,12 @@
 """Writes drawn beetles in the layouts of the three real data sets, hundreds in seconds.
 
+    python -m tests.beetles DIR
+
 The photographs are not ours to ship. Each writer plants the oddities of its real files (see the
 module of its reader) and returns where they are: {trap: [ids]}.
 """
 
+import argparse
 import csv
 import json
 import math
@@ -12,6 +15,7 @@ import pathlib
 import numpy as np
 from PIL import Image
 
+from heatmap.errors import UserError, guard
 from tests.trays import Tray, draw_tray
 
 Traps = dict[str, list[str]]
@@ -341,3 +345,35 @@ def _spoil_beetlepalooza(records: list[dict], traps: Traps) -> None:
     ]
     hit(4, "no bar")["scalebar_px"] = None
     hit(6, "degenerate bar")["scalebar_px"] = _ends(np.ones((2, 2)))
+
+
+# --- all three ---
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Writes DIR/hawaii, DIR/beetlepalooza and DIR/biorepo."""
+    parser = argparse.ArgumentParser(prog="python -m tests.beetles", description=__doc__)
+    parser.add_argument("folder", type=pathlib.Path, help="where to write, a new folder")
+    parser.add_argument("--hawaii", type=int, default=60, help="trays of six specimens")
+    parser.add_argument("--beetlepalooza", type=int, default=20)
+    parser.add_argument("--biorepo", type=int, default=6)
+    parser.add_argument("--biorepo_train", type=int, default=15, help="trays in its second file")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    if options.folder.exists():
+        raise UserError(f"{options.folder} exists already: name a new folder.")
+    for name, write, trays in (
+        ("hawaii", write_hawaii, {"trays": options.hawaii}),
+        ("beetlepalooza", write_beetlepalooza, {"trays": options.beetlepalooza}),
+        (
+            "biorepo",
+            write_biorepo,
+            {"trays": options.biorepo, "train_trays": options.biorepo_train},
+        ),
+    ):
+        (options.folder / name).mkdir(parents=True)
+        write(options.folder / name, **trays, seed=options.seed)
+
+
+if __name__ == "__main__":
+    guard(main)

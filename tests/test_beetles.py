@@ -697,7 +697,7 @@ def test_tfds_builds_what_is_read(written, tmp_path, module, capfd):
 
 
 def test_check_counts_what_was_read_dropped_and_why(written, capsys):
-    check.main([f"--root={written[0]}", f"--name={MIX}", "--split=species_groups"])
+    check.main(["--config=configs/beetles.py", f"--config.data.root={written[0]}"])
     shown = capsys.readouterr().out
     records, _ = read(written, "hawaii")
     left_out = int(np.sum(records.left_out != ""))
@@ -716,7 +716,13 @@ def test_check_counts_what_was_read_dropped_and_why(written, capsys):
 
 def test_check_masks_and_shows_the_table_before_it_refuses(written, capsys):
     with pytest.raises(UserError, match="species_groups to let groups decide"):
-        check.main([f"--root={written[0] / 'hawaii'}", "--name=hawaii", "--not-two-points=mask"])
+        check.main(
+            [
+                f"--config.data.root={written[0] / 'hawaii'}",
+                "--config.data.name=hawaii",
+                "--config.data.not_two_points=mask",
+            ]
+        )
     shown = capsys.readouterr().out
     assert "  - width" not in shown
     assert "with length" in shown
@@ -731,7 +737,7 @@ def test_check_reads_any_source_and_any_config(tiny_root, tmp_path, capsys):
         "    config.data.name = name\n"
         "    return config\n"
     )
-    check.main([f"--config={config}:simple_json", f"--root={tiny_root}"])
+    check.main([f"--config={config}:simple_json", f"--config.data.root={tiny_root}"])
     shown = capsys.readouterr().out
     assert "simple_json       32       32         0" in shown
     assert "32  + with bright" in shown
@@ -742,5 +748,5 @@ def test_check_reads_any_source_and_any_config(tiny_root, tmp_path, capsys):
 def test_check_refuses_a_config_that_does_not_load(tmp_path, text):
     path = tmp_path / "bad.py"
     path.write_text(text)
-    with pytest.raises(UserError, match=r"bad\.py cannot be loaded .*configs/common\.py"):
+    with pytest.raises(UserError, match=r"config cannot be loaded: .*configs/ are .*common"):
         check.main([f"--config={path}"])
