@@ -64,5 +64,5 @@ def fresh_workdir(name: str) -> str:
 
 if __name__ == "__main__":
     restart_with_huge_pages()
-    parser = functools.partial(command_line.parse, values=flags.FLAGS, usage=__doc__)
+    parser = functools.partial(command_line.parse, values=flags.FLAGS, about=__doc__)
     guard(lambda: app.run(main, flags_parser=parser))

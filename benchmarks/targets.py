@@ -11,6 +11,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Iterator
+from typing import Literal, get_args
 
 import jax
 import numpy as np
@@ -24,7 +25,7 @@ from heatmap.errors import UserError, guard
 from heatmap.train import make_train_step
 from input_pipeline import batching
 
-PLACES = ("host", "device")
+Place = Literal["host", "device"]
 TURN = 10  # steps in a row; the first turn of each, with the compilation, is not timed
 
 
@@ -37,10 +38,11 @@ class Contestant:
       input_seconds: the same for the input alone.
     """
 
-    def __init__(self, config: Config, place: str, records, split):
+    def __init__(self, config: Config, place: Place, records, split):
         """Builds a run that renders its targets in one place, 'host' or 'device'."""
-        targets = dataclasses.replace(config.targets, render=place)
-        self.config = dataclasses.replace(config, targets=targets)
+        self.config = dataclasses.replace(
+            config, targets=dataclasses.replace(config.targets, render=place)
+        )
         self.train, self.val = (records.take(split.rows[name]) for name in ("train", "val"))
         self.run = run_lib.build(self.config, records.points)
         optimiser, _ = optim.create(self.config.optim, self.config.train.steps)
@@ -94,7 +96,7 @@ def compare(config: Config) -> list[str]:
     if config.train.steps < 3 * TURN:
         raise UserError(f"Nothing can be timed: give --config.train.steps={3 * TURN} or more.")
     records, split = input_pipeline.load(config.data)
-    host, device = both = [Contestant(config, place, records, split) for place in PLACES]
+    host, device = both = [Contestant(config, place, records, split) for place in get_args(Place)]
     with jax.set_mesh(host.run.mesh):
         for turn in range(config.train.steps // TURN):
             for contestant in both if turn % 2 else both[::-1]:

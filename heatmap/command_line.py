@@ -22,13 +22,13 @@ _HELP = {"--help", "-h", "-help", "--helpfull", "--helpshort"}
 HELP = "The config file, e.g. configs/sigma2.py."
 
 
-def parse(arguments: Sequence[str], values: flags.FlagValues, usage: str) -> list[str]:
+def parse(arguments: Sequence[str], values: flags.FlagValues, about: str) -> list[str]:
     """Parses a command line.
 
     Args:
       arguments: the program's name and what follows it.
       values: the flags, --config among them.
-      usage: printed on --help.
+      about: what the program does, printed on --help.
 
     Returns:
       What is left, the program's name.
@@ -37,7 +37,8 @@ def parse(arguments: Sequence[str], values: flags.FlagValues, usage: str) -> lis
       UserError: for an unknown flag or field, a wrong type, or a config that cannot be loaded.
     """
     if _HELP & set(arguments[1:]):
-        print(usage, values.main_module_help(), sep="\n")
+        print(f"usage: {arguments[0]} --config=FILE [--config.FIELD=VALUE ...]\n", about, sep="\n")
+        print(values.main_module_help())
         raise SystemExit(0)
     for argument in arguments[1:]:
         name = argument.split("=", 1)[0].removeprefix("--config.")
@@ -74,13 +75,13 @@ def config_of(values: flags.FlagValues) -> Config:
     return config_lib.from_mapping(config_lib.flag_overrides(values.config.to_dict(), overrides))
 
 
-def read(arguments: Sequence[str] | None, program: str, usage: str, default: str) -> Config:
+def read(arguments: Sequence[str] | None, program: str, about: str, default: str) -> Config:
     """Parses the command line of a program that takes a config and nothing else.
 
     Args:
       arguments: what follows the program's name; None = of this process.
       program: its name.
-      usage: printed on --help.
+      about: what it does, printed on --help.
       default: the config file that is taken if none is given.
 
     Returns:
@@ -93,6 +94,8 @@ def read(arguments: Sequence[str] | None, program: str, usage: str, default: str
     if not any(argument.split("=", 1)[0] in ("--config", "-config") for argument in given):
         given.insert(1, f"--config={default}")
     values = flags.FlagValues()  # of this call alone
+    # Python would run another file inside the module of the last, and keep what that one defined.
+    sys.modules.pop("config_config", None)
     config_flags.DEFINE_config_file("config", None, HELP, flag_values=values, sys_argv=given)
-    parse(given, values, usage)
+    parse(given, values, about)
     return config_of(values)
