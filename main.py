@@ -7,7 +7,6 @@ again once it has finished. Every field of the config is a flag; configs/common.
 """
 
 import datetime
-import functools
 import os
 import pathlib
 import sys
@@ -37,6 +36,14 @@ def restart_with_huge_pages() -> None:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
+def parse_flags(arguments: list[str]) -> list[str]:
+    """Parses flags for `app.run`, a slip being one sentence."""
+    if {"--help", "-h", "-help", "--helpfull", "--helpshort"} & set(arguments[1:]):
+        print(__doc__, flags.FLAGS.module_help(sys.modules[__name__]), sep="\n")
+        raise SystemExit(0)
+    return command_line.parse(arguments, flags.FLAGS)
+
+
 def main(_: list[str]) -> None:
     """Resolves the config and trains."""
     if not flags.FLAGS["verbosity"].present:
@@ -64,5 +71,4 @@ def fresh_workdir(name: str) -> str:
 
 if __name__ == "__main__":
     restart_with_huge_pages()
-    parser = functools.partial(command_line.parse, values=flags.FLAGS, about=__doc__)
-    guard(lambda: app.run(main, flags_parser=parser))
+    guard(lambda: app.run(main, flags_parser=parse_flags))

@@ -7,6 +7,7 @@ a few steps of one and a few of the other in turn. Prints how fast each went, ho
 is by itself, and how far their losses and validation scores are apart at the end.
 """
 
+import argparse
 import dataclasses
 import math
 import time
@@ -139,8 +140,13 @@ def _apart(a: list[float], b: list[float]) -> float:
 
 def main(arguments: list[str] | None = None) -> None:
     """Parses the command line and prints the report."""
-    program = "python -m benchmarks.targets"
-    config = command_line.read(arguments, program, __doc__ or "", "configs/sigma2.py")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.targets",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    _, config = command_line.read(parser, arguments, default="configs/sigma2.py")
     state_lib.divide_cpu(config.train.batch_size)
     print("\n".join(compare(config)))
 

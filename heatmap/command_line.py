@@ -3,6 +3,7 @@
 Absl's flags and ml_collections' config files, checked so that a slip is one sentence.
 """
 
+import argparse
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -16,19 +17,17 @@ from heatmap.config import Config
 from heatmap.errors import UserError
 
 _CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
-_HELP = {"--help", "-h", "-help", "--helpfull", "--helpshort"}
 
 
 HELP = "The config file, e.g. configs/sigma2.py."
 
 
-def parse(arguments: Sequence[str], values: flags.FlagValues, about: str) -> list[str]:
+def parse(arguments: Sequence[str], values: flags.FlagValues) -> list[str]:
     """Parses a command line.
 
     Args:
       arguments: the program's name and what follows it.
       values: the flags, --config among them.
-      about: what the program does, printed on --help.
 
     Returns:
       What is left, the program's name.
@@ -36,10 +35,6 @@ def parse(arguments: Sequence[str], values: flags.FlagValues, about: str) -> lis
     Raises:
       UserError: for an unknown flag or field, a wrong type, or a config that cannot be loaded.
     """
-    if _HELP & set(arguments[1:]):
-        print(f"usage: {arguments[0]} --config=FILE [--config.FIELD=VALUE ...]\n", about, sep="\n")
-        print(values.main_module_help())
-        raise SystemExit(0)
     for argument in arguments[1:]:
         name = argument.split("=", 1)[0].removeprefix("--config.")
         if argument.startswith("--config.") and name not in fields.names_of(Config):
@@ -75,27 +70,29 @@ def config_of(values: flags.FlagValues) -> Config:
     return config_lib.from_mapping(config_lib.flag_overrides(values.config.to_dict(), overrides))
 
 
-def read(arguments: Sequence[str] | None, program: str, about: str, default: str) -> Config:
-    """Parses the command line of a program that takes a config and nothing else.
+def read(
+    parser: argparse.ArgumentParser, arguments: Sequence[str] | None, default: str
+) -> tuple[argparse.Namespace, Config]:
+    """Parses the command line of a program that takes a config among other flags.
 
     Args:
+      parser: with the other flags; made with `allow_abbrev=False`.
       arguments: what follows the program's name; None = of this process.
-      program: its name.
-      about: what it does, printed on --help.
       default: the config file that is taken if none is given.
 
     Returns:
-      The config.
+      (the other flags, the config).
 
     Raises:
       UserError: as `parse` and `config_of`.
     """
-    given = [program, *(sys.argv[1:] if arguments is None else arguments)]
-    if not any(argument.split("=", 1)[0] in ("--config", "-config") for argument in given):
-        given.insert(1, f"--config={default}")
+    parser.add_argument("--config", default=default, metavar="FILE", help=f"default: {default}")
+    parser.epilog = "Every field of the config is a flag as well: --config.train.steps=100."
+    options, fields_given = parser.parse_known_args(arguments)
+    given = [parser.prog, f"--config={options.config}", *fields_given]
     values = flags.FlagValues()  # of this call alone
     # Python would run another file inside the module of the last, and keep what that one defined.
     sys.modules.pop("config_config", None)
     config_flags.DEFINE_config_file("config", None, HELP, flag_values=values, sys_argv=given)
-    parse(given, values, about)
-    return config_of(values)
+    parse(given, values)
+    return options, config_of(values)

@@ -6,6 +6,7 @@ python -m input_pipeline.check --config=configs/folder.py --config.data.root=DIR
 The flags are those of main.py; nothing is trained or written.
 """
 
+import argparse
 from collections import Counter
 from collections.abc import Mapping
 
@@ -71,8 +72,14 @@ def check(config: DataConfig) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Parses the command line and runs `check`."""
-    program = "python -m input_pipeline.check"
-    check(command_line.read(arguments, program, __doc__ or "", "configs/common.py").data)
+    parser = argparse.ArgumentParser(
+        prog="python -m input_pipeline.check",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    _, config = command_line.read(parser, arguments, default="configs/common.py")
+    check(config.data)
 
 
 if __name__ == "__main__":
