@@ -143,7 +143,7 @@ def is_running(pid: int) -> bool:
 
 def test_the_command_is_that_of_main(tmp_path):
     sigma, steps = hyper.sweep("targets.sigma", [2.0]), {"train.steps": "5"}
-    (job,) = local.jobs_of("configs/sigma2.py", sigma, tmp_path, steps)
+    (job,) = jobs.jobs_of("configs/sigma2.py", sigma, tmp_path, steps)
     assert job.command[1:] == [
         str(jobs.ROOT / "main.py"),
         "--config=configs/sigma2.py",
@@ -156,14 +156,14 @@ def test_the_command_is_that_of_main(tmp_path):
 def test_a_config_says_its_own_sweep(tmp_path):
     config = tmp_path / "mine.py"
     config.write_text("def get_hyper(hyper):\n    return hyper.sweep('seed', range(3))\n")
-    assert local.sweep_of(str(config)) == [{"seed": 0}, {"seed": 1}, {"seed": 2}]
+    assert jobs.sweep_of(str(config)) == [{"seed": 0}, {"seed": 1}, {"seed": 2}]
     with pytest.raises(UserError, match="has no get_hyper"):
-        local.sweep_of(str(jobs.ROOT / "configs" / "common.py"))
+        jobs.sweep_of(str(jobs.ROOT / "configs" / "common.py"))
     with pytest.raises(UserError, match="There is no config file"):
-        local.sweep_of("configs/none.py")
+        jobs.sweep_of("configs/none.py")
 
 
 @pytest.mark.parametrize("argument", ["--config.x", "config.x=1", "--x=1"])
 def test_what_is_no_override_is_refused(argument):
     with pytest.raises(UserError, match="is not of the form"):
-        local.parse_overrides([argument])
+        jobs.parse_overrides([argument])
