@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from launch.jobs import Job
+from launch.jobs import Job, write_table
 
 
 class Board:
@@ -16,10 +16,10 @@ class Board:
         skipped = sum(state == "finished" for state in status.values())
         print(f"{len(jobs)} runs, {skipped} of them finished already, in {jobs[0].out}", flush=True)
 
-    def changed(self, job: Job) -> None:
+    def changed(self, name: str) -> None:
         """Reports a run that started or ended."""
         if not self._live:
-            print(f"{job.name}: {self._status[job.name]}", flush=True)
+            print(f"{name}: {self._status[name]}", flush=True)
 
     def refresh(self) -> None:
         """Draws the table over the last one."""
@@ -50,3 +50,17 @@ class Board:
             print(f"{job.name} {self._status[job.name]}: see {job.log}")
         print(f"{len(self._jobs) - len(left)} of {len(self._jobs)} runs finished", flush=True)
         return not left
+
+
+def report(jobs: Sequence[Job], status: dict[str, str]) -> bool:
+    """Writes sweep.csv as it stands and prints what is not finished.
+
+    Args:
+      jobs: of one sweep.
+      status: by name.
+
+    Returns:
+      Whether all have finished.
+    """
+    write_table(jobs, status)
+    return Board(jobs, status).summarise()

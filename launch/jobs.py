@@ -256,6 +256,7 @@ def parser(program: str, about: str | None) -> argparse.ArgumentParser:
     flags.add_argument("--config", required=True, help="a config file with get_hyper(hyper)")
     flags.add_argument("--out", type=pathlib.Path, required=True, help="the sweep's folder")
     flags.add_argument("--parallel", type=positive, default=1, help="how many runs at a time")
+    flags.add_argument("--table", action="store_true", help="write sweep.csv as it is, and stop")
     return flags
 
 

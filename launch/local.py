@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 
 from heatmap.errors import UserError, guard
 from launch import jobs as jobs_lib
-from launch.board import Board
+from launch.board import Board, report
 from launch.jobs import Job, statuses, write_table
 
 _POLL_SECONDS = 0.2
@@ -42,13 +42,13 @@ def run(jobs: Sequence[Job], parallel: int = 1) -> bool:
                     job = waiting.pop(0)
                     running[job.name] = (job, job.start())
                     status[job.name] = "running"
-                    board.changed(job)
+                    board.changed(job.name)
                 for name, (job, process) in list(running.items()):
                     if process.poll() is not None:
                         del running[name]
                         status[name] = job.conclude(process.returncode)
                         write_table(jobs, status)
-                        board.changed(job)
+                        board.changed(name)
                 board.refresh()
                 time.sleep(_POLL_SECONDS)
     finally:  # Ctrl-C: the runs get it too, save and exit; no run outlives its launcher
@@ -103,6 +103,9 @@ def main(arguments: list[str] | None = None) -> None:
         "--only", metavar="NAME", help="one run of the sweep, without the table, as on a cluster"
     )
     options, jobs = jobs_lib.parse(flags, arguments)
+    if options.table:
+        report(jobs, statuses(jobs))
+        return
     if options.only is None:
         all_finished = run(jobs, options.parallel)
     else:
