@@ -74,7 +74,7 @@ if $dry_run || ! gcloud compute tpus tpu-vm describe "$name" --zone="$zone" >/de
 fi
 archive=$(mktemp -t heatmap-XXXXXX.tar.gz)
 trap 'rm -f "$archive"' EXIT
-git ls-files -z | tar --null --files-from=- -czf "$archive"
+$dry_run || git ls-files -z | tar --null --files-from=- -czf "$archive"
 vm scp "$archive" "$name:heatmap.tar.gz" --worker=all
 # The image's own Python is older than ours; uv brings one.
 on_all_workers "mkdir -p heatmap && tar -xzf heatmap.tar.gz -C heatmap && cd heatmap \
