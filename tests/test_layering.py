@@ -26,6 +26,7 @@ PARTS = {  # what a run is put together from, and the tools that read its files
     "decoding",
     "metrics",
     "predictions",
+    "prediction_table",
     "measures",
     "oks",
     "pairs",

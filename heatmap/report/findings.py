@@ -226,6 +226,8 @@ class KeypointErrors:
       p95: px, 95th percentile.
       bias_x: px, mean of predicted - true; positive is to the right.
       bias_y: px; positive is down.
+      slope: of the least-squares line of predicted over true coordinates, both axes together: 1
+        where predictions follow the truth, 0 where they stay at their mean.
       pck: one for each quoted threshold.
     """
 
@@ -238,6 +240,7 @@ class KeypointErrors:
     p95: Interval
     bias_x: Interval
     bias_y: Interval
+    slope: Interval
     pck: tuple[Interval, ...]
 
 
@@ -454,8 +457,8 @@ class Comparison:
       budgets: two for each method; empty where the data were not at hand.
       ablations: one for each sweep that was given.
       text: {section: sentences}, generated from the numbers; plain text with names in it, so
-        escape it. Sections: 'summary', 'curves', 'ceiling', 'keypoints', 'failures',
-        'calibration', 'budget', 'training', 'ablation', 'statistics'.
+        escape it. Sections: 'summary', 'curves', 'ceiling', 'keypoints', 'why',
+        'failures', 'calibration', 'budget', 'training', 'ablation', 'statistics'.
     """
 
     split: str
