@@ -12,12 +12,17 @@ from typing import Any
 
 import jax
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
 
 from heatmap import config as config_lib
-from heatmap import decoding, diagnosis, geometry, metrics, objective, workdir
+from heatmap import (
+    decoding,
+    diagnosis,
+    geometry,
+    metrics,
+    objective,
+    prediction_table,
+    workdir,
+)
 from heatmap import run as run_lib
 from heatmap import state as state_lib
 from heatmap.checkpoint import LATEST, Checkpoints, Meta
@@ -132,39 +137,6 @@ def held_out(splits: Collection[str]) -> list[str]:
     return [name for name in ("val", "test") if name in splits]
 
 
-def save_predictions(path: pathlib.Path, predictions: Predictions, names, csv: bool) -> None:
-    """Writes one row per instance and point, as Parquet and on request as CSV beside it.
-
-    Args:
-      path: ends in `.parquet`.
-      predictions: of one split.
-      names: of the K points.
-      csv: whether to write the CSV too.
-    """
-    count, k = predictions.weight.shape
-    labelled = predictions.weight > 0
-    truth = np.where(labelled[..., None], predictions.truth, np.nan)
-    columns = {
-        "id": np.repeat(predictions.ids.astype(str), k),
-        "instance": np.repeat(predictions.instances, k).astype(np.int32),
-        "group": np.repeat(predictions.groups.astype(str), k),
-        "point": np.tile(np.array(names, dtype=str), count),
-        "x": predictions.predicted[..., 0].ravel(),
-        "y": predictions.predicted[..., 1].ravel(),
-        "score": predictions.score.ravel().astype(np.float32),
-        "entropy": predictions.entropy.ravel().astype(np.float32),
-        "x_true": truth[..., 0].ravel(),
-        "y_true": truth[..., 1].ravel(),
-        "weight": predictions.weight.ravel().astype(np.float32),
-    }
-    table = pa.table(columns)
-    with workdir.replacing(path) as temporary:
-        pa.parquet.write_table(table, temporary)
-    if csv:
-        with workdir.replacing(path.with_suffix(".csv")) as temporary:
-            pa.csv.write_csv(table, temporary)
-
-
 def save_metrics(path: pathlib.Path, scores: dict[str, float]) -> None:
     """Writes scores as flat JSON; what could not be measured becomes null."""
     workdir.write_json(path, {k: v if math.isfinite(v) else None for k, v in scores.items()})
@@ -239,7 +211,7 @@ def evaluate(folder: pathlib.Path, splits: list[str], config: Config) -> dict[st
             predictions, loss = predict(run, step, run.weights, records.take(rows))
             scores |= score(run, name, predictions, loss)
             path = target / "predictions" / f"{name}.parquet"
-            save_predictions(path, predictions, run.points.names, config.eval.csv)
+            prediction_table.save(path, predictions, run.points.names, config.eval.csv)
     earlier = workdir.read_metrics(target)
     save_metrics(target / workdir.METRICS, {**earlier, **scores})
     print(table(scores))

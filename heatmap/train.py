@@ -28,6 +28,7 @@ from heatmap import (
     metrics,
     objective,
     optim,
+    prediction_table,
     workdir,
     writers,
 )
@@ -263,7 +264,7 @@ class Trainer:
             found, loss = evaluate.predict(self.run, self.predict_step, weights, self.splits[name])
             scores |= evaluate.score(self.run, name, found, loss)
             path = self.folder / "predictions" / f"{name}.parquet"
-            evaluate.save_predictions(path, found, self.run.points.names, self.config.eval.csv)
+            prediction_table.save(path, found, self.run.points.names, self.config.eval.csv)
         self._write_scores(self.steps, scores)
         evaluate.save_metrics(self.folder / workdir.METRICS, scores)
         return scores

@@ -1,0 +1,221 @@
+"""Sentences on why methods differ: where errors come from, what maps and logs tell of them."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from heatmap.predictions import mean
+from heatmap.report.findings import (
+    BOTH_RIGHT,
+    BOTH_WRONG,
+    DECODING,
+    FIRST_ONLY,
+    REMAINDER,
+    RESIZE,
+    ROUNDING,
+    SECOND_ONLY,
+    Ablation,
+    Budget,
+    Calibration,
+    Comparison,
+    Method,
+)
+from heatmap.report.phrases import interval, join, number, percent, px
+
+_PART_NAMES = {
+    DECODING: "target and decoder",
+    RESIZE: "the way to the input's pixels and back",
+    ROUNDING: "labels in whole pixels",
+    REMAINDER: "the model",
+}
+# Scores of which fewer is better, by what their names hold.
+_LESS_IS_BETTER = ("error", "err_", "loss")
+
+
+def why(comparison: Comparison) -> list[str]:
+    """Sets two signs of how a method errs beside each other.
+
+    A model that cannot tell where a point is does best, under a squared error of coordinates, to
+    stay near the mean place: its predictions move less than the truth. One that reads a map either
+    finds a place or takes a wrong one: few errors hold most of the square.
+    """
+    sentences = []
+    slopes = {}
+    for method in comparison.methods:
+        own = [k for k in comparison.keypoints if k.method == method.name]
+        known = [k for k in own if not math.isnan(k.slope.value)]
+        if not known:
+            continue
+        slopes[method.name] = mean(np.array([k.slope.value for k in known]))
+        short = [k.point for k in known if k.slope.high < 1]
+        pulled = (
+            f"; the interval lies below 1 at {join(short)}: these predictions are pulled to their "
+            "mean place"
+            if short
+            else "; no interval lies below 1, so no pull to the mean place can be told"
+        )
+        sentences.append(
+            f"When a true point moves by 1 px, that of {method.name} moves by "
+            f"{number(slopes[method.name])} px on average over keypoints{pulled}."
+        )
+        sentences += _concentration(comparison, method)
+    return sentences
+
+
+def _concentration(comparison: Comparison, method: Method) -> list[str]:
+    errors = method.errors_in(comparison.order)
+    limit = comparison.threshold * method.reference[:, None]
+    counted = np.isfinite(errors) & (limit > 0)
+    total = float((errors[counted] ** 2).sum())
+    if not total:
+        return []
+    gross = counted & (errors > limit)
+    held = float((errors[gross] ** 2).sum()) / total
+    return [
+        f"The {percent(gross.sum() / counted.sum())} of points that {method.name} has wrong at "
+        f"{comparison.threshold:g} hold {percent(held)} of its squared error; the median error of "
+        f"the rest is {px(_median(errors[counted & ~gross]))}."
+    ]
+
+
+def _median(values: np.ndarray) -> float:
+    return float(np.median(values)) if values.size else math.nan
+
+
+def failures(comparison: Comparison) -> list[str]:
+    """Counts who fails where."""
+    sentences = []
+    for found in comparison.failures:
+        count, total = found.counts, sum(found.counts.values())
+        sentences.append(
+            f"Of {total} points, at {found.threshold:g} both {found.first} and {found.second} have "
+            f"{count[BOTH_RIGHT]} right and {count[BOTH_WRONG]} wrong; {count[FIRST_ONLY]} only "
+            f"{found.first} has right, {count[SECOND_ONLY]} only {found.second}."
+        )
+        if total and count[FIRST_ONLY] and count[SECOND_ONLY]:
+            sentences.append(
+                f"Each is right where the other is not: a choice between {found.first} and "
+                f"{found.second} made anew for each point could reach a PCK of at most "
+                f"{(total - count[BOTH_WRONG]) / total:.3f}."
+            )
+    return sentences
+
+
+def calibration(comparison: Comparison) -> list[str]:
+    """Says for each score and entropy whether it tells the error."""
+    sentences = [_telling(found) for found in comparison.calibrations]
+    with_scores = {found.method for found in comparison.calibrations}
+    without = [m.name for m in comparison.methods if m.name not in with_scores]
+    if without:
+        sentences.append(
+            f"{join(without)} gives coordinates without a score, so that nothing says which of its "
+            "predictions to trust."
+        )
+    return sentences
+
+
+def _telling(found: Calibration) -> str:
+    correlation = found.correlation
+    expected = -1 if found.signal == "score" else 1
+    measured = f"rank correlation with the error {interval(correlation, number)}"
+    if not correlation.excludes(0.0):
+        verdict = "cannot be told to say anything about its error"
+    elif correlation.value * expected > 0:
+        verdict = "tells how far off a point is"
+    else:
+        verdict = "misleads: it is the larger error that looks the surer"
+    sentence = f"The {found.signal} of {found.method} {verdict} ({measured})"
+    if len(found.bins) < 2:
+        return f"{sentence}."
+    low, high = found.bins[0], found.bins[-1]
+    return (
+        f"{sentence}; in the bin of the lowest {percent(low.right.value)} are right at "
+        f"{found.threshold:g}, in that of the highest {percent(high.right.value)}."
+    )
+
+
+def budget(comparison: Comparison) -> list[str]:
+    """Says what each part of the error amounts to, and how the parts add."""
+    if not comparison.budgets:
+        return ["There is no error budget: it needs the data, which were not at hand."]
+    sentences = [
+        "The squares of the parts add up to the total if the parts are independent; what the "
+        "others leave is put down to the model. Medians do not add. Points whose prediction is "
+        "lost are left out."
+    ]
+    return sentences + [_spent(found, comparison.threshold) for found in comparison.budgets]
+
+
+def _spent(found: Budget, threshold: float) -> str:
+    which = f"points that are right at {threshold:g}" if found.only_right else "points"
+    if not found.count:
+        return f"{found.method} has no {which}."
+    parts = [
+        f"{_PART_NAMES[part.name]} {px(part.rmse)} ({percent(part.share)} of the square)"
+        for part in found.parts
+    ]
+    grid = ""
+    if not math.isnan(found.stride[0]) and not found.only_right:
+        grid = f" One pixel of its maps is {found.stride[0]:.3g} × {found.stride[1]:.3g} px."
+    return (
+        f"{found.method}, {found.count} {which}: root mean square error {px(found.rmse)} (median "
+        f"{px(found.median)}); {join(parts)}.{grid}"
+    )
+
+
+def training(comparison: Comparison) -> list[str]:
+    """Says when validation was best, and whether training went on past it."""
+    sentences = []
+    for method in comparison.methods:
+        lines = [line for line in method.log if not math.isnan(line.val_loss)]
+        if not lines:
+            continue
+        best, last = min(lines, key=lambda line: line.val_loss), lines[-1]
+        if best is last:
+            after = "at the end: it was still falling, and longer training may help"
+        else:
+            rise = (last.val_loss / best.val_loss - 1) if best.val_loss > 0 else math.nan
+            after = f"of {last.epoch}; by the end it had risen by {percent(rise)}"
+        sentences.append(
+            f"The validation loss of {method.name} was lowest, {number(best.val_loss)}, after "
+            f"epoch {best.epoch} {after}."
+        )
+    if len(comparison.methods) > 1 and len({m.config.loss.name for m in comparison.methods}) > 1:
+        sentences.append("The methods have different losses, whose values do not compare.")
+    return sentences
+
+
+def ablation(comparison: Comparison) -> list[str]:
+    """Names the best and worst settings by the first score, a sentence for each sweep."""
+    return [_extremes(found) for found in comparison.ablations]
+
+
+def _extremes(found: Ablation) -> str:
+    if not found.rows or not found.metrics:
+        return f"No run of {found.name} has finished."
+    metric = found.metrics[0]
+    less = any(part in metric for part in _LESS_IS_BETTER)
+    rows = sorted(found.rows, key=lambda row: row.means[0], reverse=not less)
+    best, worst = rows[0], rows[-1]
+    text = f"In {found.name}, {metric} is best with {_setting(found, best.settings)}: " + number(
+        best.means[0]
+    )
+    if best is not worst:
+        text += f"; worst with {_setting(found, worst.settings)}: {number(worst.means[0])}"
+    deviations = [row.deviations[0] for row in found.rows if not math.isnan(row.deviations[0])]
+    if deviations:
+        text += (
+            f"; between seeds of one setting the standard deviation is up to "
+            f"{number(max(deviations))}"
+        )
+    else:
+        text += "; with one seed each, how much of this is chance is not known"
+    if found.unfinished:
+        text += f"; without scores: {join(found.unfinished)}"
+    return text + "."
+
+
+def _setting(found: Ablation, values: Sequence[str]) -> str:
+    named = [f"{field}={value}" for field, value in zip(found.fields, values, strict=True) if value]
+    return join(named) or "the defaults"
