@@ -15,7 +15,7 @@ import pathlib
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from heatmap import config as config_lib
@@ -135,12 +135,15 @@ def statuses(jobs: Sequence[Job]) -> dict[str, str]:
     return {job.name: "finished" if job.is_finished() else "waiting" for job in jobs}
 
 
-def write_table(jobs: Sequence[Job], status: dict[str, str]) -> pathlib.Path:
+def write_table(
+    jobs: Sequence[Job], status: Mapping[str, str], path: pathlib.Path | None = None
+) -> pathlib.Path:
     """Writes sweep.csv: name, status, what was varied, then every score.
 
     Args:
       jobs: of one sweep.
       status: by name: 'finished', 'failed', …
+      path: of the table; default: sweep.csv in the sweep's folder.
 
     Returns:
       The file's path.
@@ -148,7 +151,7 @@ def write_table(jobs: Sequence[Job], status: dict[str, str]) -> pathlib.Path:
     scores = {job.name: job.scores() if status[job.name] == "finished" else {} for job in jobs}
     varied = list(dict.fromkeys(column for job in jobs for column in job.columns))
     measures = sorted({key for values in scores.values() for key in values})
-    path = jobs[0].out / SWEEP
+    path = path or jobs[0].out / SWEEP
     with workdir.replacing(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, ["name", "status", *varied, *measures])
         writer.writeheader()

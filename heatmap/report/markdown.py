@@ -33,15 +33,18 @@ def escape(text: str) -> str:
     return _MARKUP.sub(r"\\\1", text)
 
 
-def write(path: pathlib.Path, comparison: Comparison, gallery: Gallery) -> None:
-    """Writes the report, and its figures into `figures/` beside it.
+def write(
+    path: pathlib.Path, comparison: Comparison, gallery: Gallery, figures: str = "figures"
+) -> None:
+    """Writes the report, and its figures into a folder beside it.
 
     Args:
       path: of the Markdown file.
       comparison: numbers and sentences.
       gallery: pictures; may be empty.
+      figures: name of the folder.
     """
-    page = _Page(path, comparison)
+    page = _Page(path, comparison, figures)
     names = " and ".join(escape(method.name) for method in comparison.methods)
     page.add(f"# {names} on {escape(comparison.split)}")
     page.sentences("summary")
@@ -61,10 +64,10 @@ def write(path: pathlib.Path, comparison: Comparison, gallery: Gallery) -> None:
 class _Page:
     """The parts of a Markdown file in the making, and where its figures go."""
 
-    def __init__(self, path: pathlib.Path, comparison: Comparison):
+    def __init__(self, path: pathlib.Path, comparison: Comparison, figures: str):
         self.parts: list[str] = []
         self.comparison = comparison
-        self._folder = path.parent / "figures"
+        self._folder = path.parent / figures
 
     def add(self, part: str) -> None:
         self.parts.append(part)
@@ -83,7 +86,7 @@ class _Page:
         with workdir.replacing(self._folder / f"{name}.png") as temporary:
             figure.savefig(temporary, dpi=_DPI, format="png")
         plt.close(figure)
-        self.add(f"![{escape(alt)}](figures/{name}.png)")
+        self.add(f"![{escape(alt)}]({self._folder.name}/{name}.png)")
 
     def table(self, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """Adds a table of plain text."""
