@@ -294,12 +294,8 @@ def main(arguments: list[str] | None = None) -> None:
         queue.add([job.name for job in todo], handles, options.cluster)
         write_table(jobs, queue.statuses(jobs))
         numbers = sorted({handle.job_id.split("_")[0] for handle in handles})
-        print(
-            f"submitted as job {', '.join(numbers)}: `squeue --me` and {out}/*.log show progress,"
-        )
-        print(
-            f"the same command with --table writes {out / jobs_lib.SWEEP}, with --wait at the end"
-        )
+        print(f"submitted as job {', '.join(numbers)}; see squeue --me, and {out}/*.log.")
+        print(f"With --table the same command writes {out / jobs_lib.SWEEP}, with --wait it stays.")
     skipped = len(jobs) - len(todo)
     print(f"{len(todo)} of {len(jobs)} runs submitted, {skipped} are finished or queued")
     staying = options.wait or options.cluster == "local"
