@@ -13,6 +13,7 @@ to say to sbatch: --sbatch=account=NAME, --setup='module load cuda'.
 
 import argparse
 import getpass
+import importlib
 import json
 import math
 import os
@@ -305,6 +306,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 if __name__ == "__main__":
     # submitit pickles Task by the name of its module, which must not be __main__.
-    from launch import slurm
-
-    guard(slurm.main)
+    guard(importlib.import_module("launch.slurm").main)

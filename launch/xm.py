@@ -18,6 +18,7 @@ submitted. Where --out, or a copy of it, can be read, --table writes sweep.csv.
 import argparse
 import asyncio
 import contextlib
+import importlib
 import pathlib
 import shutil
 import sys
@@ -85,8 +86,7 @@ async def run_here(
             executor = xm_local.Local(experimental_stream_output=False)  # it goes to job.log
             _, *arguments = jobs_lib.tethered([sys.executable, *command])
             unit = await experiment.add(
-                xm.Job(executable=executable, executor=executor, args=arguments, name=job.name),
-                args={"run": job.columns},
+                xm.Job(executable=executable, executor=executor, args=arguments, name=job.name)
             )
             status[job.name] = "running"
             board.changed(job.name)
@@ -126,8 +126,7 @@ async def submit(
         if not job.is_finished():
             _, _, *arguments = command
             await experiment.add(
-                xm.Job(executable=executable, executor=executor_of(options), args=arguments),
-                args={"run": job.columns},
+                xm.Job(executable=executable, executor=executor_of(options), args=arguments)
             )
             print(f"{job.name}: submitted", flush=True)
 
@@ -258,7 +257,11 @@ def declare(arguments: Sequence[str]) -> None:
 
     `xmanager launch` has absl parse all flags before it calls `main`, and absl refuses those it
     does not know.
+
+    Args:
+      arguments: what follows the script's name.
     """
+    importlib.import_module("xmanager.xm")  # declares XManager's own
     for argument in arguments:
         name, equals, _ = argument.removeprefix("--").partition("=")
         if argument.startswith("--") and name and name not in absl_flags.FLAGS:
