@@ -36,7 +36,7 @@ from launch.jobs import ROOT, Job, statuses, write_table
 BUCKETS = "/gcs/"  # where Vertex AI mounts them
 # What a run needs of the project; not data, runs or environments beside it.
 PROJECT = ("main.py", "pyproject.toml", "README.md", "LICENSE")
-PACKAGES = ("configs", "heatmap", "input_pipeline", "launch", "benchmarks")
+PACKAGES = ("configs", "heatmap", "input_pipeline", "launch")
 _PYTHON = "python:3.12-slim"
 
 
@@ -116,19 +116,32 @@ async def submit(
       jobs: of one sweep.
       commands: of each job, as `command_of`.
       options: executor, accelerator, cpus, ram and image.
+
+    Raises:
+      UserError: if there is no access to the cloud.
     """
+    from google.auth.exceptions import GoogleAuthError
+    from kubernetes.config import ConfigException
     from xmanager import xm
 
-    with tempfile.TemporaryDirectory() as folder:
-        project = stage(pathlib.Path(folder))
-        [executable] = experiment.package([container(options, project)])
-    for job, command in zip(jobs, commands, strict=True):
-        if not job.is_finished():
-            _, _, *arguments = command
-            await experiment.add(
-                xm.Job(executable=executable, executor=executor_of(options), args=arguments)
-            )
-            print(f"{job.name}: submitted", flush=True)
+    executor = executor_of(options)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            project = stage(pathlib.Path(folder))
+            [executable] = experiment.package([container(options, project)])
+        for job, command in zip(jobs, commands, strict=True):
+            if not job.is_finished():
+                _, _, *arguments = command
+                await experiment.add(
+                    xm.Job(executable=executable, executor=executor, args=arguments)
+                )
+                print(f"{job.name}: submitted", flush=True)
+    except (GoogleAuthError, ConfigException) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"No access to the cloud ({reason}): gcloud auth application-default login, and for "
+            "Kubernetes, gcloud container clusters get-credentials."
+        ) from error
 
 
 def executor_of(options: argparse.Namespace) -> Any:

@@ -171,6 +171,22 @@ class TestClouds:
                 "--config.train.steps=5",
             ]
 
+    def test_no_access_is_one_sentence(self, tmp_path):
+        from google.auth.exceptions import DefaultCredentialsError
+        from xmanager import xm_mock
+
+        class Refused(xm_mock.MockExperiment):
+            @classmethod
+            def package(cls, _):
+                raise DefaultCredentialsError("no credentials were found")
+
+        async def submit():
+            async with Refused() as experiment:
+                await xm.submit(experiment, [], [], cloud())
+
+        with pytest.raises(UserError, match=r"No access .*no credentials were found.*gcloud auth"):
+            asyncio.run(submit())
+
 
 def xmanager_launch(home: pathlib.Path, *arguments: str):
     """Runs the launcher as a user does; its database is kept in the home folder."""
