@@ -255,11 +255,18 @@ def launch(arguments: Sequence[str]) -> None:
     commands = [command_of(job, options, rest) for job in jobs]
 
     async def experiment() -> bool:
-        async with xm_local.create_experiment(options.out.name) as entered:
-            if options.executor == "local":
-                return await run_here(entered, jobs, commands, options.parallel)
-            await submit(entered, jobs, commands, options)
-            return True
+        all_finished = True
+        try:
+            async with xm_local.create_experiment(options.out.name) as entered:
+                if options.executor == "local":
+                    all_finished = await run_here(entered, jobs, commands, options.parallel)
+                else:
+                    await submit(entered, jobs, commands, options)
+        except RuntimeError:
+            # On leaving, XManager raises once more what a failed run of this machine raised.
+            if all_finished:
+                raise
+        return all_finished
 
     if not asyncio.run(experiment()):
         raise SystemExit(1)
