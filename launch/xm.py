@@ -19,6 +19,7 @@ import argparse
 import asyncio
 import contextlib
 import importlib
+import os
 import pathlib
 import shutil
 import sys
@@ -84,7 +85,8 @@ async def run_here(
     async def run(job: Job, command: list[str]) -> None:
         async with places:
             executor = xm_local.Local(experimental_stream_output=False)  # it goes to job.log
-            _, *arguments = jobs_lib.tethered([sys.executable, *command])
+            # XManager starts a shell that starts the run, and outlives a killed XManager.
+            arguments = [*command, f"--launcher={os.getpid()}"]
             unit = await experiment.add(
                 xm.Job(executable=executable, executor=executor, args=arguments, name=job.name)
             )
