@@ -99,7 +99,7 @@ def executor_of(options: argparse.Namespace, runs: int) -> Any:
         ) from error
     folder = options.out.absolute() / FOLDER
     if options.cluster == "local":
-        executor = submitit.LocalExecutor(folder, max_num_timeout=options.requeues)
+        executor: Any = submitit.LocalExecutor(folder, max_num_timeout=options.requeues)
         executor.update_parameters(
             timeout_min=options.time, gpus_per_node=options.gpus, signal_delay_s=options.grace
         )
@@ -280,6 +280,10 @@ def main(arguments: list[str] | None = None) -> None:
         "--cluster", choices=["slurm", "local"], default="slurm", help="local: a try without Slurm"
     )
     options, jobs = jobs_lib.parse(flags, arguments)
+    if options.grace >= options.time * 60:
+        raise UserError(
+            f"--grace={options.grace} seconds leave nothing of --time, {options.time:g} minutes."
+        )
     out, queue = jobs[0].out, Queue(options.out.absolute())
     status = queue.statuses(jobs)
     if options.table:

@@ -67,6 +67,11 @@ def test_flags_that_make_no_sense_are_refused(tmp_path, capsys, arguments):
     assert arguments[0].split("=")[1] in capsys.readouterr().err
 
 
+def test_a_run_needs_more_time_than_to_save(tmp_path):
+    with pytest.raises(UserError, match="leave nothing of --time, 2 minutes"):
+        slurm.main([f"--config={write_config(tmp_path)}", f"--out={tmp_path}", "--time=2"])
+
+
 def test_without_the_extra_a_sentence_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(UserError, match=r"pip install -e '\.\[launch\]'"):
