@@ -304,5 +304,7 @@ def _own(command_line: Sequence[str]) -> list[str]:
 
 if __name__ == "xm":  # as `xmanager launch` imports it
     declare(_own(sys.argv))
+    if {"--help", "-h"} & set(_own(sys.argv)):
+        launch(["--help"])  # rather than absl's, of XManager
 elif __name__ == "__main__":
     guard(lambda: launch(sys.argv[1:]))

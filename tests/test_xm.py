@@ -217,6 +217,13 @@ def test_mistakes_are_one_sentence(tmp_path):
 
 
 @needs_xmanager
+def test_help_is_ours(tmp_path):
+    result = xmanager_launch(tmp_path, "--help")
+    assert result.returncode == 0, result.stderr
+    assert "--accelerator" in result.stdout
+
+
+@needs_xmanager
 @pytest.mark.slow
 def test_a_sweep_runs_here_and_equals_the_local_one(tmp_path, tiny_root):
     """Two runs, of which one cannot; then again, with what it was missing."""
