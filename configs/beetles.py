@@ -9,8 +9,8 @@ holds the folders hawaii/, beetlepalooza/ and biorepo/ as they are downloaded; W
 whichever comes first, on one accelerator. The best checkpoint has the smallest mean error of the
 length on Hawaii's validation specimens, `val/hawaii/length_line_err_cm`.
 
-The argument picks one run of the sweep σ × learning rate, which
-`python launch/beetles_sweep.py` starts as a whole.
+The argument picks one run of the sweep σ × learning rate, which `python launch/beetles_sweep.py`
+and the other launchers start as a whole.
 """
 
 import hashlib
@@ -64,6 +64,11 @@ def get_config(argument: str = "") -> ConfigDict:
     config.eval.metrics = ("lines", "error_px", "pck")
     config.log.tags = ("exp-004-heatmap",)
     return config
+
+
+def get_hyper(hyper):
+    """The twelve runs, each picked by its argument because that is what its seed follows from."""
+    return hyper.product(hyper.sweep(":sigma", SIGMAS), hyper.sweep(":lr", LEARNING_RATES))
 
 
 def _seed(sigma: float, learning_rate: float) -> int:

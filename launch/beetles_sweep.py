@@ -6,7 +6,8 @@
 
 Twelve runs of configs/beetles.py; finished ones are skipped and interrupted ones continued, so the
 same command goes on where it stopped. At the end OUT/sweep.csv has a line for each run, and
-OUT/sweep.png shows the primary metric.
+OUT/sweep.png shows the primary metric. On a cluster, `launch/slurm.py --config=configs/beetles.py`
+runs the same twelve; this command then finds them finished, and draws.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from configs.beetles import LEARNING_RATES, SIGMAS
 from heatmap import workdir
 from heatmap.errors import guard
 from launch import hyper, local
+from launch import jobs as jobs_lib
 from launch.jobs import Job
 
 CONFIG = "configs/beetles.py"
@@ -34,12 +36,8 @@ def jobs_of(out: pathlib.Path, overrides: hyper.Overrides) -> list[Job]:
       out: the sweep's folder.
       overrides: config fields that all runs share.
     """
-    runs = hyper.product(hyper.sweep("sigma", SIGMAS), hyper.sweep("lr", LEARNING_RATES))
-    return [
-        Job(name, f"{CONFIG}:{name}", overrides, run, out)
-        for run in runs
-        for name in [",".join(f"{key}={value}" for key, value in run.items())]
-    ]
+    runs = jobs_lib.sweep_of(str(jobs_lib.ROOT / CONFIG))
+    return jobs_lib.jobs_of(CONFIG, runs, out, overrides)
 
 
 def draw(jobs: Sequence[Job], metric: str, path: pathlib.Path) -> None:
@@ -88,10 +86,12 @@ def main(arguments: list[str] | None = None) -> None:
         "--out", type=pathlib.Path, default="runs/beetles", help="the sweep's folder"
     )
     parser.add_argument("--steps", type=int, help="a shorter training of each run")
-    parser.add_argument("--parallel", type=int, default=1, help="how many runs at a time")
+    parser.add_argument(
+        "--parallel", type=jobs_lib.positive, default=1, help="how many runs at a time"
+    )
     parser.add_argument("--metric", default=PRIMARY, help="what to draw")
     options, rest = parser.parse_known_args(arguments)
-    overrides = local.parse_overrides(rest)
+    overrides = jobs_lib.parse_overrides(rest)
     if options.steps:
         overrides["train.steps"] = options.steps
     jobs = jobs_of(options.out.absolute(), overrides)

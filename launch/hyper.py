@@ -2,14 +2,17 @@
 
     runs = product(sweep("targets.sigma", [1, 2, 3]), sweep("optim.learning_rate", [1e-3, 3e-3]))
 
-A config may hold its own sweep as `get_hyper(hyper)`, which is given this module.
+A config may hold its own sweep as `get_hyper(hyper)`, which is given this module. A field that
+begins with a colon is an argument of the config: `sweep(":sigma", [1, 2])` makes runs of
+'configs/beetles.py:sigma=1' and 'configs/beetles.py:sigma=2'.
 """
 
 import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-Overrides = dict[str, Any]  # dotted config field to value
+ARGUMENT = ":"
+Overrides = dict[str, Any]  # dotted config field, or colon and argument, to value
 Sweep = list[Overrides]
 
 
@@ -49,12 +52,31 @@ def name_of(overrides: Overrides) -> str:
 
     Fields whose last parts coincide keep their whole names.
     """
-    leaves = [field.rsplit(".", 1)[-1] for field in overrides]
+    fields = [field.removeprefix(ARGUMENT) for field in overrides]
+    leaves = [field.rsplit(".", 1)[-1] for field in fields]
     parts = [
         f"{leaf if leaves.count(leaf) == 1 else field}={_spell(value)}"
-        for leaf, (field, value) in zip(leaves, overrides.items(), strict=True)
+        for leaf, field, value in zip(leaves, fields, overrides.values(), strict=True)
     ]
     return ",".join(parts)
+
+
+def is_argument(field: str) -> bool:
+    """Says whether a key of overrides is an argument of the config rather than a field in it."""
+    return field.startswith(ARGUMENT)
+
+
+def divide(run: Overrides) -> tuple[Overrides, Overrides]:
+    """Divides a run into arguments of the config, without their colon, and fields in it."""
+    arguments = {f.removeprefix(ARGUMENT): v for f, v in run.items() if is_argument(f)}
+    return arguments, {f: v for f, v in run.items() if not is_argument(f)}
+
+
+def with_arguments(config: str, arguments: Overrides) -> str:
+    """Adds arguments to a config file's name: 'configs/beetles.py:sigma=1,lr=1e-3'."""
+    path, _, given = config.partition(ARGUMENT)
+    all_of_them = [*([given] if given else []), *(f"{k}={v}" for k, v in arguments.items())]
+    return f"{path}{ARGUMENT}{','.join(all_of_them)}" if all_of_them else path
 
 
 def flags(overrides: Overrides) -> list[str]:

@@ -1,5 +1,6 @@
 """Every command of the README runs, on small data and for two steps."""
 
+import importlib.util
 import os
 import pathlib
 import re
@@ -77,26 +78,60 @@ def test_readme_commands_run(place, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_readme_sweeps_run(place, tmp_path_factory):
-    root = f"--config.data.root={tmp_path_factory.mktemp('tfds')}"
-    lines = commands("python launch/")
+@pytest.mark.parametrize(
+    ("start", "extra", "added"),
+    [
+        ("python launch/local.py", None, []),
+        ("python launch/slurm.py", "submitit", ["--cluster=local"]),
+        ("xmanager launch launch/xm.py --", "xmanager", []),
+    ],
+)
+def test_readme_sweeps_run(place, tmp_path_factory, start, extra, added):
+    if extra and importlib.util.find_spec(extra) is None:
+        pytest.skip(f"{start} needs {extra}: pip install -e '.[launch]'")
+    folder = tmp_path_factory.mktemp("home")
+    lines = commands(start)
     assert lines
     for line in lines:
-        arguments = [sys.executable, *shlex.split(line)[1:]]
+        program, *arguments = shlex.split(line)
+        bin_folder = pathlib.Path(sys.executable).parent
         given = {a.split("=")[0] for a in arguments}
         brief = [a for a in BRIEF if a.split("=")[0] not in given]
         arguments = [a for a in arguments if not a.startswith("--config.train.epochs")]
         result = subprocess.run(
-            [*arguments, *brief, root],
+            [bin_folder / program, *arguments, *added, *brief, f"--config.data.root={folder}"],
             cwd=place,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(folder)},
             capture_output=True,
             text=True,
             check=False,
-            timeout=600,
+            timeout=1200,
         )
         assert result.returncode == 0, (line, result.stdout, result.stderr)
         assert "3 of 3 runs finished" in result.stdout
+
+
+def test_readme_sweeps_can_be_tried_first(tmp_path):
+    pytest.importorskip("submitit", reason="needs pip install -e '.[launch]'")
+    (line,) = commands("python launch/slurm.py")
+    arguments = [a for a in shlex.split(line)[2:] if not a.startswith("--out")]
+    result = subprocess.run(
+        [sys.executable, "-m", "launch.slurm", *arguments, f"--out={tmp_path}", "--dry_run"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "#SBATCH --array=0-2%3" in result.stdout, result.stderr
+
+
+def test_readme_command_for_a_tpu_is_understood():
+    (line,) = commands("launch/tpu_vm.sh")
+    result = subprocess.run(
+        [*shlex.split(line), "--dry_run"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert "main.py --config=configs/sigma2.py" in result.stdout.replace("\\", "")
 
 
 @pytest.mark.slow
