@@ -78,9 +78,10 @@ class Job:
     def start(self) -> subprocess.Popen:
         """Starts the run, which goes on from its checkpoint if there is one and ends with us."""
         self.out.mkdir(parents=True, exist_ok=True)
+        tether = [sys.executable, "-c", _TETHER] if sys.platform == "linux" else []
         with self.log.open("a") as log:
             return subprocess.Popen(
-                tethered(self.command), cwd=ROOT, stdout=log, stderr=subprocess.STDOUT
+                [*tether, *self.command], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT
             )
 
     def conclude(self, returncode: int) -> str:
@@ -118,16 +119,6 @@ class Job:
     @property
     def _signature(self) -> str:  # names no folder: a sweep may be copied, e.g. from a cluster
         return json.dumps([f"--config={self.config}", *hyper.flags(self.overrides)], indent=1)
-
-
-def tethered(command: Sequence[str]) -> list[str]:
-    """Spells a command so that it stops, with a checkpoint, when the process that starts it dies.
-
-    Where there is no Linux this is the command itself.
-    """
-    if sys.platform != "linux":
-        return list(command)
-    return [sys.executable, "-c", _TETHER, *command]
 
 
 def statuses(jobs: Sequence[Job]) -> dict[str, str]:

@@ -7,6 +7,7 @@ ones go on from their checkpoint, and a failed one does not stop the others: it 
 """
 
 import contextlib
+import os
 import signal
 import subprocess
 import time
@@ -61,11 +62,12 @@ def run(jobs: Sequence[Job], parallel: int = 1) -> bool:
     return board.summarise()
 
 
-def run_one(job: Job) -> str:
-    """Runs a single run of a sweep, of which another machine keeps the table.
+def run_one(job: Job, launcher: int | None = None) -> str:
+    """Runs a single run of a sweep, of which another process keeps the table.
 
     Args:
       job: skipped if it is finished.
+      launcher: the number of a process on this machine without which the run is not to go on.
 
     Returns:
       What became of it, as `Job.conclude`.
@@ -75,11 +77,20 @@ def run_one(job: Job) -> str:
     process = job.start()
     try:
         with _leaving_at_sigterm():
-            process.wait()
+            while process.poll() is None and (launcher is None or _is_alive(launcher)):
+                time.sleep(_POLL_SECONDS)
     finally:
         process.terminate()
         status = job.conclude(process.wait())
     return status
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 @contextlib.contextmanager
@@ -102,6 +113,7 @@ def main(arguments: list[str] | None = None) -> None:
     flags.add_argument(
         "--only", metavar="NAME", help="one run of the sweep, without the table, as on a cluster"
     )
+    flags.add_argument("--launcher", metavar="PID", type=int, help="ends --only when it ends")
     options, jobs = jobs_lib.parse(flags, arguments)
     if options.table:
         report(jobs, statuses(jobs))
@@ -113,7 +125,7 @@ def main(arguments: list[str] | None = None) -> None:
         if not chosen:
             names = ", ".join(job.name for job in jobs)
             raise UserError(f"The sweep has no run {options.only!r}; it has {names}.")
-        all_finished = run_one(chosen[0]) == "finished"
+        all_finished = run_one(chosen[0], options.launcher) == "finished"
     if not all_finished:
         raise SystemExit(1)
 

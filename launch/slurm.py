@@ -13,6 +13,7 @@ to say to sbatch: --sbatch=account=NAME, --setup='module load cuda'.
 
 import argparse
 import getpass
+import importlib
 import json
 import math
 import os
@@ -98,7 +99,7 @@ def executor_of(options: argparse.Namespace, runs: int) -> Any:
         ) from error
     folder = options.out.absolute() / FOLDER
     if options.cluster == "local":
-        executor = submitit.LocalExecutor(folder, max_num_timeout=options.requeues)
+        executor: Any = submitit.LocalExecutor(folder, max_num_timeout=options.requeues)
         executor.update_parameters(
             timeout_min=options.time, gpus_per_node=options.gpus, signal_delay_s=options.grace
         )
@@ -279,6 +280,10 @@ def main(arguments: list[str] | None = None) -> None:
         "--cluster", choices=["slurm", "local"], default="slurm", help="local: a try without Slurm"
     )
     options, jobs = jobs_lib.parse(flags, arguments)
+    if options.grace >= options.time * 60:
+        raise UserError(
+            f"--grace={options.grace} seconds leave nothing of --time, {options.time:g} minutes."
+        )
     out, queue = jobs[0].out, Queue(options.out.absolute())
     status = queue.statuses(jobs)
     if options.table:
@@ -294,12 +299,8 @@ def main(arguments: list[str] | None = None) -> None:
         queue.add([job.name for job in todo], handles, options.cluster)
         write_table(jobs, queue.statuses(jobs))
         numbers = sorted({handle.job_id.split("_")[0] for handle in handles})
-        print(
-            f"submitted as job {', '.join(numbers)}: `squeue --me` and {out}/*.log show progress,"
-        )
-        print(
-            f"the same command with --table writes {out / jobs_lib.SWEEP}, with --wait at the end"
-        )
+        print(f"submitted as job {', '.join(numbers)}; see squeue --me, and {out}/*.log.")
+        print(f"With --table the same command writes {out / jobs_lib.SWEEP}, with --wait it stays.")
     skipped = len(jobs) - len(todo)
     print(f"{len(todo)} of {len(jobs)} runs submitted, {skipped} are finished or queued")
     staying = options.wait or options.cluster == "local"
@@ -309,6 +310,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 if __name__ == "__main__":
     # submitit pickles Task by the name of its module, which must not be __main__.
-    from launch import slurm
-
-    guard(slurm.main)
+    guard(importlib.import_module("launch.slurm").main)

@@ -4,7 +4,8 @@ set -euo pipefail
 
 usage() {
   cat <<'TEXT'
-usage: launch/tpu_vm.sh --name=VM --zone=ZONE [options] --config=FILE --workdir=DIR [flags of main.py]
+usage: launch/tpu_vm.sh --name=VM --zone=ZONE --config=FILE --workdir=DIR [options]
+           [--config.FIELD=VALUE ...]
 
 Makes the TPU VM if there is none of that name, copies this project to it (tracked files, as they
 are now), installs jax[tpu], runs main.py on all workers and fetches DIR. The same command goes on

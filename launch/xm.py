@@ -18,6 +18,8 @@ submitted. Where --out, or a copy of it, can be read, --table writes sweep.csv.
 import argparse
 import asyncio
 import contextlib
+import importlib
+import os
 import pathlib
 import shutil
 import sys
@@ -35,7 +37,7 @@ from launch.jobs import ROOT, Job, statuses, write_table
 BUCKETS = "/gcs/"  # where Vertex AI mounts them
 # What a run needs of the project; not data, runs or environments beside it.
 PROJECT = ("main.py", "pyproject.toml", "README.md", "LICENSE")
-PACKAGES = ("configs", "heatmap", "input_pipeline", "launch", "benchmarks")
+PACKAGES = ("configs", "heatmap", "input_pipeline", "launch")
 _PYTHON = "python:3.12-slim"
 
 
@@ -83,10 +85,10 @@ async def run_here(
     async def run(job: Job, command: list[str]) -> None:
         async with places:
             executor = xm_local.Local(experimental_stream_output=False)  # it goes to job.log
-            _, *arguments = jobs_lib.tethered([sys.executable, *command])
+            # XManager starts a shell that starts the run, and outlives a killed XManager.
+            arguments = [*command, f"--launcher={os.getpid()}"]
             unit = await experiment.add(
-                xm.Job(executable=executable, executor=executor, args=arguments, name=job.name),
-                args={"run": job.columns},
+                xm.Job(executable=executable, executor=executor, args=arguments, name=job.name)
             )
             status[job.name] = "running"
             board.changed(job.name)
@@ -116,20 +118,32 @@ async def submit(
       jobs: of one sweep.
       commands: of each job, as `command_of`.
       options: executor, accelerator, cpus, ram and image.
+
+    Raises:
+      UserError: if there is no access to the cloud.
     """
+    from google.auth.exceptions import GoogleAuthError
+    from kubernetes.config import ConfigException
     from xmanager import xm
 
-    with tempfile.TemporaryDirectory() as folder:
-        project = stage(pathlib.Path(folder))
-        [executable] = experiment.package([container(options, project)])
-    for job, command in zip(jobs, commands, strict=True):
-        if not job.is_finished():
-            _, _, *arguments = command
-            await experiment.add(
-                xm.Job(executable=executable, executor=executor_of(options), args=arguments),
-                args={"run": job.columns},
-            )
-            print(f"{job.name}: submitted", flush=True)
+    executor = executor_of(options)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            project = stage(pathlib.Path(folder))
+            [executable] = experiment.package([container(options, project)])
+        for job, command in zip(jobs, commands, strict=True):
+            if not job.is_finished():
+                _, _, *arguments = command
+                await experiment.add(
+                    xm.Job(executable=executable, executor=executor, args=arguments)
+                )
+                print(f"{job.name}: submitted", flush=True)
+    except (GoogleAuthError, ConfigException) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"No access to the cloud ({reason}): gcloud auth application-default login, and for "
+            "Kubernetes, gcloud container clusters get-credentials."
+        ) from error
 
 
 def executor_of(options: argparse.Namespace) -> Any:
@@ -243,11 +257,18 @@ def launch(arguments: Sequence[str]) -> None:
     commands = [command_of(job, options, rest) for job in jobs]
 
     async def experiment() -> bool:
-        async with xm_local.create_experiment(options.out.name) as entered:
-            if options.executor == "local":
-                return await run_here(entered, jobs, commands, options.parallel)
-            await submit(entered, jobs, commands, options)
-            return True
+        all_finished = True
+        try:
+            async with xm_local.create_experiment(options.out.name) as entered:
+                if options.executor == "local":
+                    all_finished = await run_here(entered, jobs, commands, options.parallel)
+                else:
+                    await submit(entered, jobs, commands, options)
+        except RuntimeError:
+            # On leaving, XManager raises once more what a failed run of this machine raised.
+            if all_finished:
+                raise
+        return all_finished
 
     if not asyncio.run(experiment()):
         raise SystemExit(1)
@@ -258,7 +279,11 @@ def declare(arguments: Sequence[str]) -> None:
 
     `xmanager launch` has absl parse all flags before it calls `main`, and absl refuses those it
     does not know.
+
+    Args:
+      arguments: what follows the script's name.
     """
+    importlib.import_module("xmanager.xm")  # declares XManager's own
     for argument in arguments:
         name, equals, _ = argument.removeprefix("--").partition("=")
         if argument.startswith("--") and name and name not in absl_flags.FLAGS:
@@ -279,5 +304,7 @@ def _own(command_line: Sequence[str]) -> list[str]:
 
 if __name__ == "xm":  # as `xmanager launch` imports it
     declare(_own(sys.argv))
+    if {"--help", "-h"} & set(_own(sys.argv)):
+        launch(["--help"])  # rather than absl's, of XManager
 elif __name__ == "__main__":
     guard(lambda: launch(sys.argv[1:]))

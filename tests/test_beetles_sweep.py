@@ -73,6 +73,12 @@ def test_overrides_reach_every_run_and_the_length_can_be_cut(tmp_path):
         assert f"--config=configs/beetles.py:{job.name}" in job.command
 
 
+def test_every_launcher_knows_the_twelve(tmp_path):
+    arguments = ["--config=configs/beetles.py", f"--out={tmp_path}", "--config.train.steps=5"]
+    _, sweep = jobs.parse(jobs.parser("python launch/slurm.py", None), arguments)
+    assert sweep == beetles_sweep.jobs_of(tmp_path, {"train.steps": "5"})
+
+
 def test_the_picture_shows_the_metric_of_finished_runs(tmp_path):
     runs = beetles_sweep.jobs_of(tmp_path, {})
     blank = tmp_path / "blank.png"

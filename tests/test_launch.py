@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import pytest
@@ -310,6 +311,24 @@ def test_a_single_run_can_be_chosen_by_name(tmp_path):
 def test_what_is_no_override_is_refused(argument):
     with pytest.raises(UserError, match="is not of the form"):
         jobs.parse_overrides([argument])
+
+
+def test_a_single_run_ends_with_its_launcher(tmp_path):
+    """Also where a shell is in between."""
+    (job,) = make_jobs(tmp_path, WAITS, (1,))
+    launcher = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+
+    def kill_when_ready():
+        wait_for(job.workdir / "ready", launcher)
+        launcher.kill()
+        launcher.wait()
+
+    killer = threading.Thread(target=kill_when_ready)
+    killer.start()
+    assert local.run_one(job, launcher.pid) == "interrupted"
+    killer.join()
+    assert (job.workdir / "saved").exists()
+    assert local.run_one(job, os.getpid()) == "finished"
 
 
 @pytest.mark.slow

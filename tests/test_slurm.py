@@ -1,9 +1,11 @@
 """The Slurm runner: the batch script, a queue in front of it, and real runs by submitit."""
 
+import contextlib
 import csv
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import time
@@ -63,6 +65,11 @@ def test_flags_that_make_no_sense_are_refused(tmp_path, capsys, arguments):
         slurm.main([f"--config={write_config(tmp_path)}", f"--out={tmp_path / 'o'}", *arguments])
     assert stop.value.code == 2
     assert arguments[0].split("=")[1] in capsys.readouterr().err
+
+
+def test_a_run_needs_more_time_than_to_save(tmp_path):
+    with pytest.raises(UserError, match="leave nothing of --time, 2 minutes"):
+        slurm.main([f"--config={write_config(tmp_path)}", f"--out={tmp_path}", "--time=2"])
 
 
 def test_without_the_extra_a_sentence_says_what_to_install(tmp_path, monkeypatch):
@@ -213,7 +220,7 @@ def launch(*arguments: str, script: str = "slurm.py", **options):
 @pytest.mark.slow
 def test_a_sweep_runs_to_its_end_and_equals_the_local_one(tmp_path, tiny_root):
     pytest.importorskip("submitit", reason=EXTRA)
-    command = [f"--config={write_config(tmp_path)}", f"--out={tmp_path / 'slurm'}", *TINY]
+    command = [f"--config={write_config(tmp_path)}", f"--out={tmp_path / 'cluster'}", *TINY]
     command += [f"--config.data.root={tiny_root}", "--config.train.steps=2"]
     first = launch(*command, "--cluster=local")
     output, errors = first.communicate(timeout=600)
@@ -222,41 +229,61 @@ def test_a_sweep_runs_to_its_end_and_equals_the_local_one(tmp_path, tiny_root):
     second = launch(*command, "--cluster=local")
     output, errors = second.communicate(timeout=600)
     assert "0 of 2 runs submitted" in output, output + errors
-    local.main([a.replace(str(tmp_path / "slurm"), str(tmp_path / "local")) for a in command])
-    assert (tmp_path / "slurm" / jobs.SWEEP).read_text() == (
+    local.main([a.replace(str(tmp_path / "cluster"), str(tmp_path / "local")) for a in command])
+    assert (tmp_path / "cluster" / jobs.SWEEP).read_text() == (
         tmp_path / "local" / jobs.SWEEP
     ).read_text()
     layout = [
-        sorted(str(p.relative_to(out)) for p in out.rglob("*") if slurm.FOLDER not in p.parts)
-        for out in (tmp_path / "slurm", tmp_path / "local")
+        {str(path.relative_to(out)) for path in [*out.iterdir(), *out.glob("*/*")]}
+        for out in (tmp_path / "cluster", tmp_path / "local")
     ]
-    assert layout[0] == layout[1]
+    assert layout[1] == {name for name in layout[0] if not name.startswith(slurm.FOLDER)}
+    assert {"sweep.csv", "sigma=1/metrics.json", "sigma=1.log", "sigma=1.done"} <= layout[1]
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_after_its_time_limit(tmp_path, tiny_root):
+def test_a_run_that_is_preempted_saves_and_goes_on(tmp_path, tiny_root):
+    """Slurm's warning is a signal, which all processes of the job receive."""
     pytest.importorskip("submitit", reason=EXTRA)
+    if sys.platform != "linux":
+        pytest.skip("processes are looked up as Linux shows them")
     out = tmp_path / "out"
+    steps = ["--config.train.steps=60", "--config.train.save_every_steps=1000"]
     config = write_config(tmp_path, "hyper.sweep('seed', [1])")
-    steps = ["--config.train.steps=1000000", "--config.train.save_every_steps=1000000"]
     running = launch(
         f"--config={config}",
         f"--out={out}",
         *TINY,
         *steps,
+        "--config.train.eval_every_steps=1000",
+        "--config.log.every_steps=1",
         f"--config.data.root={tiny_root}",
         "--cluster=local",
-        "--time=3",
-        "--grace=120",  # so that the warning comes after a minute
-        "--requeues=1",
     )
     log = out / "seed=1.log"
     deadline = time.monotonic() + 500
-    while not (log.is_file() and "resumed at step" in log.read_text()):
-        assert time.monotonic() < deadline, running.poll()
+    while not (log.is_file() and "step 5/60" in log.read_text()):
+        assert time.monotonic() < deadline
         assert running.poll() is None, running.communicate()
-        time.sleep(0.5)
-    running.kill()
+        time.sleep(0.05)
+    for pid in [*processes("main.py", out), *processes("submitit.core._submit", out)]:
+        os.kill(pid, signal.SIGUSR2)
+    output, errors = running.communicate(timeout=900)
+    assert running.returncode == 0, output + errors
     text = log.read_text()
-    stopped = text.split("stopped at step ")[1].split(";")[0]
+    stopped = int(text.split("stopped at step ")[1].split(";")[0])
+    assert 5 <= stopped < 60
     assert f"resumed at step {stopped}" in text
+    assert [row["status"] for row in table(out).values()] == ["finished"]
+
+
+def processes(*words):
+    """The processes whose command line has all of these words."""
+    found = []
+    for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            text = path.read_text().replace("\0", " ")
+            if all(str(word) in text for word in words):
+                found.append(int(path.parent.name))
+    assert found, words
+    return found

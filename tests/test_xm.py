@@ -170,10 +170,22 @@ class TestClouds:
                 f"--only={name}",
                 "--config.train.steps=5",
             ]
-        assert [args["run"] for args in experiment.launched_jobs_args] == [
-            {"targets.sigma": 1.0},
-            {"targets.sigma": 3.0},
-        ]
+
+    def test_no_access_is_one_sentence(self, tmp_path):
+        from google.auth.exceptions import DefaultCredentialsError
+        from xmanager import xm_mock
+
+        class Refused(xm_mock.MockExperiment):
+            @classmethod
+            def package(cls, _):
+                raise DefaultCredentialsError("no credentials were found")
+
+        async def submit():
+            async with Refused() as experiment:
+                await xm.submit(experiment, [], [], cloud())
+
+        with pytest.raises(UserError, match=r"No access .*no credentials were found.*gcloud auth"):
+            asyncio.run(submit())
 
 
 def xmanager_launch(home: pathlib.Path, *arguments: str):
@@ -202,6 +214,13 @@ def test_mistakes_are_one_sentence(tmp_path):
         assert result.returncode == 2, result.stderr
         assert words in result.stderr
         assert "Traceback" not in result.stderr
+
+
+@needs_xmanager
+def test_help_is_ours(tmp_path):
+    result = xmanager_launch(tmp_path, "--help")
+    assert result.returncode == 0, result.stderr
+    assert "--accelerator" in result.stdout
 
 
 @needs_xmanager
