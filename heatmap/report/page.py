@@ -77,6 +77,8 @@ def render(comparison: Comparison, gallery: Gallery) -> str:
         summary=page_tables.summary_rows(comparison),
         tests=page_tables.tests_of_all_points(comparison),
         rows=page_tables.image_rows(comparison),
+        several=any(image.instance for image in comparison.images),
+        grouped=any(image.group not in ("", image.id) for image in comparison.images),
         failures=page_tables.failure_groups(comparison, gallery),
         samples=samples,
         stages=[figures.stage(shown) for shown in gallery.stages],

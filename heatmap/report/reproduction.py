@@ -54,4 +54,12 @@ def commands(comparison: Comparison) -> list[dict[str, str]]:
 
 def _flags(config: Config) -> list[str]:
     flat = fields.flatten(dataclasses.asdict(config))
-    return [f"--config.{name}={shlex.quote(str(value))}" for name, value in flat.items()]
+    return [f"--config.{name}={_quoted(value)}" for name, value in flat.items()]
+
+
+def _quoted(value) -> str:
+    """Quotes a value for a shell, legibly where a tuple holds plain names."""
+    text = str(value)
+    if isinstance(value, tuple) and '"' not in text and "\\" not in text:
+        text = text.replace("'", '"')
+    return shlex.quote(text)

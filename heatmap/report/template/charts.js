@@ -8,6 +8,10 @@ const report = (() => {
   const SYMBOLS = ["circle", "square", "triangle-up", "diamond", "x"];
   const PARTS = ["decoding", "resize", "rounding", "model"];
   const PATTERNS = ["", "/", "x", "."];
+  const LEGEND = {
+    orientation: "h", y: 1.02, yanchor: "bottom", traceorder: "normal",
+    itemclick: false, itemdoubleclick: false,
+  };
   const BINDING = { displayModeBar: false, responsive: true, staticPlot: false };
 
   const chosen = {
@@ -87,7 +91,7 @@ const report = (() => {
       type: "line", x0: now, x1: now, y0: 0, y1: 1, yref: "paper",
       line: { color: style("--focus"), width: 1.5 },
     }];
-    return [traces, layout("threshold, share of the reference length", "PCK", {
+    return [traces, layout("threshold", "PCK", {
       hovermode: "x unified", shapes,
       xaxis: { range: [0, x.at(-1)], hoverformat: ".3g" }, yaxis: { range: [0, 1.02] },
     })];
@@ -101,7 +105,7 @@ const report = (() => {
       marker: { color: ink(m), symbol: SYMBOLS[m % 5], size: 9 }, name: short(data.methods[m]),
       customdata: data.points.map(text), hovertemplate: "%{customdata}: %{x:.2f} px",
     }));
-    return [traces, layout("mean error, pixels of the original picture", "", {
+    return [traces, layout("mean error, px", "", {
       height: Math.max(320, 90 + 26 * data.points.length * Math.max(1, data.methods.length / 2)),
       xaxis: { rangemode: "tozero" },
       yaxis: { tickvals: ticks, ticktext: data.points.map(short), autorange: "reversed" },
@@ -156,12 +160,12 @@ const report = (() => {
     const traces = PARTS.map((part, i) => ({
       type: "bar", orientation: "h", name: part, y: rows,
       x: data.budgets.map((b) => b.parts.find((p) => p.name === part)?.share ?? 0),
-      marker: { color: ink(i), pattern: { shape: PATTERNS[i], fgcolor: style("--paper") } },
+      marker: { color: ink(i), pattern: { shape: PATTERNS[i], fillmode: "overlay", fgcolor: style("--paper"), solidity: 0.25 } },
       hovertemplate: `${part}: %{x:.1%}`,
     }));
-    return [traces, layout("share of the mean squared error", "", {
+    return [traces, layout("share of squared error", "", {
       barmode: "stack", showlegend: true, height: 150 + 62 * rows.length,
-      legend: { orientation: "h", y: 1.02, yanchor: "bottom", itemclick: false, itemdoubleclick: false },
+      legend: LEGEND,
       margin: { l: 48, r: 12, t: 40, b: 44 },
       xaxis: { tickformat: ".0%" }, yaxis: { autorange: "reversed" },
     })];
@@ -177,7 +181,7 @@ const report = (() => {
       [trace("train_loss", "training", "solid", "circle"), trace("val_loss", "validation", "dash", "square-open")],
       layout("step", "loss", {
         hovermode: "x unified", showlegend: true, margin: { l: 56, r: 12, t: 36, b: 44 },
-        legend: { orientation: "h", y: 1.02, yanchor: "bottom", itemclick: false, itemdoubleclick: false },
+        legend: LEGEND,
         yaxis: { type: "log", exponentformat: "e" },
       }),
     ];
