@@ -187,7 +187,7 @@ def training(comparison: Comparison) -> list[str]:
 
 
 def ablation(comparison: Comparison) -> list[str]:
-    """Names the best and worst settings of each sweep by its first score."""
+    """Names the best and worst settings by the first score, a sentence for each sweep."""
     return [_extremes(found) for found in comparison.ablations]
 
 

@@ -458,7 +458,8 @@ class Comparison:
       ablations: one for each sweep that was given.
       text: {section: sentences}, generated from the numbers; plain text with names in it, so
         escape it. Sections: 'summary', 'curves', 'ceiling', 'keypoints', 'why',
-        'failures', 'calibration', 'budget', 'training', 'ablation', 'statistics'.
+        'failures', 'calibration', 'budget', 'training', 'ablation' (one for each of
+        `ablations`), 'statistics'.
     """
 
     split: str
