@@ -10,6 +10,7 @@ import hashlib
 import math
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 from heatmap import workdir
 from heatmap.errors import UserError
@@ -34,16 +35,27 @@ def write(path: pathlib.Path, comparison: Comparison, gallery: Gallery) -> None:
     workdir.write_text(path, render(comparison, gallery))
 
 
-def render(comparison: Comparison, gallery: Gallery) -> str:
-    """Returns the text of the report; `write` says of what."""
+def libraries() -> tuple[Any, Any, Any]:
+    """Imports what the page needs beyond the core: Jinja2, MarkupSafe and Plotly's file of script.
+
+    Raises:
+      UserError: if the extra `report` is not installed.
+    """
     try:
         import jinja2
         import markupsafe
         from plotly import offline
     except ImportError as error:
         raise UserError(
-            f"The HTML report needs {error.name}: pip install -e '.[report]', or write report.md."
+            f"The HTML report needs {error.name}: pip install -e '.[report]', or give --out a name "
+            "that ends in .md."
         ) from error
+    return jinja2, markupsafe, offline
+
+
+def render(comparison: Comparison, gallery: Gallery) -> str:
+    """Returns the text of the report; `write` says of what."""
+    jinja2, markupsafe, offline = libraries()
     # Trusted text of this package and its library, the only text that is not escaped.
     sources = [offline.get_plotlyjs(), *(_read(name) for name in _SCRIPTS)]
     scripts = [markupsafe.Markup(source) for source in sources]
