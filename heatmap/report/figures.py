@@ -135,7 +135,7 @@ def overlay(values: np.ndarray) -> str:
     """Colours one map [h, w] in [0, 1]: the higher, the brighter and the less transparent."""
     values = np.nan_to_num(values).clip(0, 1)
     colours = colormaps["plasma"](values, bytes=True)
-    colours[..., 3] = np.where(values < _FAINT, 0, 255 * (0.25 + 0.6 * values))
+    colours[..., 3] = np.where(values < _FAINT, 0, 210 * values**0.7)
     return embed(Image.fromarray(colours))
 
 

@@ -41,7 +41,7 @@ const report = (() => {
     return {
       paper_bgcolor: style("--paper"), plot_bgcolor: style("--paper"),
       font: { color: style("--ink"), family: getComputedStyle(document.body).fontFamily, size: 13 },
-      margin: { l: 48, r: 12, t: 12, b: 44 }, showlegend: false, dragmode: false,
+      height: 340, margin: { l: 48, r: 12, t: 12, b: 44 }, showlegend: false, dragmode: false,
       hoverlabel: { bgcolor: style("--panel"), font: { color: style("--ink") } },
       ...more,
       xaxis: { ...axis, title: { text: x }, ...more.xaxis },
@@ -92,7 +92,7 @@ const report = (() => {
       line: { color: style("--focus"), width: 1.5 },
     }];
     return [traces, layout("threshold", "PCK", {
-      hovermode: "x unified", shapes,
+      hovermode: "x unified", height: 400, shapes,
       xaxis: { range: [0, x.at(-1)], hoverformat: ".3g" }, yaxis: { range: [0, 1.02] },
     })];
   }
@@ -106,7 +106,7 @@ const report = (() => {
       customdata: data.points.map(text), hovertemplate: "%{customdata}: %{x:.2f} px",
     }));
     return [traces, layout("mean error, px", "", {
-      height: Math.max(320, 90 + 26 * data.points.length * Math.max(1, data.methods.length / 2)),
+      height: Math.max(300, 90 + 26 * data.points.length * Math.max(1, data.methods.length / 2)),
       xaxis: { rangemode: "tozero" },
       yaxis: { tickvals: ticks, ticktext: data.points.map(short), autorange: "reversed" },
     })];
