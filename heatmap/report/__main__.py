@@ -1,6 +1,6 @@
 """Compares finished runs on the same data and writes a report.
 
-python -m heatmap.report RUN_A RUN_B --out=report.md [--split=test] [--sweep=runs/sigmas]
+python -m heatmap.report RUN_A RUN_B --out=report.html [--split=test] [--sweep=runs/sigmas]
 """
 
 import argparse
@@ -8,13 +8,13 @@ import pathlib
 from collections.abc import Callable
 
 from heatmap.errors import UserError, guard
-from heatmap.report import ablation, analysis, examples, markdown, methods
+from heatmap.report import ablation, analysis, examples, markdown, methods, page
 from heatmap.report.findings import UNORDERED, Comparison, Gallery
 
 Writer = Callable[[pathlib.Path, Comparison, Gallery], None]
 
 # What writes a report, by the suffix of its file. A folder gets one file of each.
-WRITERS: dict[str, Writer] = {".md": markdown.write}
+WRITERS: dict[str, Writer] = {".md": markdown.write, ".html": page.write}
 _STEM = "report"
 
 
@@ -101,6 +101,8 @@ def main(arguments: list[str] | None = None) -> None:
     if not 0 < options.threshold <= 1:
         raise UserError(f"--threshold={options.threshold:g} must lie in (0, 1].")
     files = outputs(options.out)
+    if page.write in files.values():
+        page.libraries()  # before minutes of work
     comparison, gallery = report(
         options.runs,
         options.split,

@@ -173,13 +173,13 @@ def training(comparison: Comparison) -> list[str]:
             continue
         best, last = min(lines, key=lambda line: line.val_loss), lines[-1]
         if best is last:
-            after = "at the end: it was still falling, and longer training may help"
+            after = ", the last: it was still falling, and longer training may help"
         else:
             rise = (last.val_loss / best.val_loss - 1) if best.val_loss > 0 else math.nan
-            after = f"of {last.epoch}; by the end it had risen by {percent(rise)}"
+            after = f" of {last.epoch}; by the end it had risen by {percent(rise)}"
         sentences.append(
             f"The validation loss of {method.name} was lowest, {number(best.val_loss)}, after "
-            f"epoch {best.epoch} {after}."
+            f"epoch {best.epoch}{after}."
         )
     if len(comparison.methods) > 1 and len({m.config.loss.name for m in comparison.methods}) > 1:
         sentences.append("The methods have different losses, whose values do not compare.")

@@ -23,14 +23,15 @@ from heatmap.report.phrases import interval, number, px, share
 
 _DPI = 110
 _MOST_CASES = 10  # rows of a table of failures; the figures show pictures besides
-_MARKUP = re.compile(r"([\\`*_{}\[\]()#+\-.!|~:@$])")
+_MARKUP = re.compile(r"([\\`*_\[\]|~$])|(?<=:)(//)|(?<=www)(\.)")  # the last two: bare links
+_BLOCK = re.compile(r"^(\s*\d*)([#=]|[-+.)](?=[\s-]|$))")  # at the start: a heading, list or rule
 
 
 def escape(text: str) -> str:
     """Keeps text, such as a file's name, from being read as Markdown, HTML or a link."""
     text = "".join(c if c.isprintable() else " " for c in text)
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return _MARKUP.sub(r"\\\1", text)
+    return _BLOCK.sub(r"\1\\\2", _MARKUP.sub(r"\\\g<0>", text))
 
 
 def write(

@@ -28,7 +28,9 @@ def number(value: float) -> str:
 
 def percent(value: float) -> str:
     """Writes a share in per cent."""
-    return UNKNOWN if math.isnan(value) else f"{100 * value:.3g} %"
+    if math.isnan(value):
+        return UNKNOWN
+    return "less than 0.01 %" if 0 < value < 1e-4 else f"{100 * value:.3g} %"
 
 
 def interval(found: Interval, write: Callable[[float], str], sign: int = 1) -> str:

@@ -130,5 +130,5 @@ def _limit(axis, picture: np.ndarray) -> None:
 
 
 def _finished(figure: Figure, rows: int) -> Figure:
-    figure.tight_layout(pad=0.4, rect=(0, 0, 1, 1 - 0.12 / rows))  # below the title
+    figure.tight_layout(pad=0.4, h_pad=1.5, rect=(0, 0, 1, 1 - 0.12 / rows))  # below the title
     return figure
