@@ -197,7 +197,7 @@ def compare_decoders(study: Study) -> None:
 def write_results(study: Study) -> None:
     """Collects what the specification asks for in OUT/results."""
     from heatmap.report import __main__ as report_lib
-    from heatmap.report import markdown
+    from heatmap.report import markdown, page
 
     results = study.out / "results"
     logs: dict[str, Any] = {}
@@ -215,7 +215,8 @@ def write_results(study: Study) -> None:
         folders, SPLIT, [path for path in tables if path.is_file()]
     )
     markdown.write(results / "report.md", comparison, gallery, "visualizations")
-    print(f"wrote {results / 'report.md'}")
+    page.write(results / "report.html", comparison, gallery)
+    print(f"wrote {results / 'report.md'} and {results / 'report.html'}")
     for sentence in comparison.text["summary"]:
         print(sentence)
 
@@ -244,6 +245,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=jobs_lib.positive, help="of each method; default: 3, or 1")
     parser.add_argument("--parallel", type=jobs_lib.positive, default=1, help="runs at a time")
     options, rest = parser.parse_known_args(arguments)
+    from heatmap.report import page
+
+    page.libraries()  # asked for now and not after hours
     seeds = options.seeds or (1 if options.quick else 3)
     study = plan(options.out.absolute(), seeds, options.quick, jobs_lib.parse_overrides(rest))
     all_finished = local.run(study.jobs, options.parallel)

@@ -1,0 +1,92 @@
+"""The study of heatmaps and direct regression: which runs it has, and the whole way in small."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from launch import heatmap_vs_regression as study_lib
+from launch.jobs import ROOT
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_every_run_of_a_table_differs_from_the_method_in_one_field(tmp_path, quick):
+    study = study_lib.plan(tmp_path, 3, quick, {"data.root": "x"})
+    own = {method: job.overrides for method, job in study.pair.items()}
+    assert [job.columns for job in study.tables["methods"]] == [
+        {"model": model, "seed": seed} for seed in range(3) for model in ("heatmap", "regression")
+    ]
+    for name, count in (("resolution", 3), ("sigma", 4), ("skip", 2)):
+        assert len(study.tables[name]) == count
+        for job in study.tables[name]:
+            changed = {k: v for k, v in job.overrides.items() if own["heatmap"][k] != v}
+            ((field, value),) = job.columns.items()
+            assert changed == ({} if job.name == "heatmap" else {field: value})
+    for job in study.tables["methods"]:
+        changed = {k for k, v in job.overrides.items() if own[job.columns["model"]][k] != v}
+        assert changed == ({"seed"} if job.columns["seed"] else set())
+        assert job.overrides["data.root"] == "x"
+
+
+def test_the_specification_is_what_the_runs_are(tmp_path):
+    study = study_lib.plan(tmp_path, 1, False, {})
+    sizes = {job.overrides["targets.heatmap_size"] for job in study.tables["resolution"]}
+    assert sizes == {"(32,32)", "(64,64)", "(128,128)"}
+    assert {job.overrides["targets.sigma"] for job in study.tables["sigma"]} == {1.0, 2.0, 3.0, 4.0}
+    assert len(study.jobs) == 8  # no run twice, and those of both methods first
+    assert [job.name for job in study.jobs[:2]] == ["heatmap", "regression"]
+    assert list(study.pair) == ["heatmap", "regression"]
+
+
+@pytest.mark.slow
+def test_the_quick_study_has_every_deliverable_and_goes_on(tmp_path, tmp_path_factory):
+    out = tmp_path / "study"
+    command = [
+        sys.executable,
+        "launch/heatmap_vs_regression.py",
+        f"--out={out}",
+        "--quick",
+        "--parallel=2",
+        "--config.train.steps=4",
+        "--config.train.eval_every_steps=2",
+        f"--config.data.root={tmp_path_factory.mktemp('tfds')}",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    results = out / "results"
+    logs = json.loads((results / "training_log.json").read_text())
+    assert {model: [line["step"] for line in log] for model, log in logs.items()} == {
+        "unet": [2, 4],
+        "regression": [2, 4],
+    }
+    for method in ("heatmap", "regression"):
+        assert any((results / f"{method}_model").rglob("*")), method
+    assert (results / "report.md").read_text().count("](visualizations/") >= 8
+    assert len(list((results / "visualizations").glob("*.png"))) >= 8
+    assert "soft_argmax, beta 20" in (results / "report.html").read_text()
+    for name, count in (("methods", 2), ("resolution", 3), ("sigma", 4), ("skip", 2)):
+        lines = rows(out / "ablations" / name / "sweep.csv")
+        assert [line["status"] for line in lines] == ["finished"] * count
+        assert all(float(line["test/error_px"]) > 0 for line in lines)
+    decoders = rows(out / "ablations" / "decoder" / "sweep.csv")
+    assert len(decoders) == 4 * len(study_lib.DECODERS)
+    # The run's own decoder reads the same scores as the run did.
+    (own,) = [d for d in decoders if (d["targets.sigma"], d["decoder"]) == ("2.0", "dark")]
+    trained = json.loads((out / "heatmap" / "metrics.json").read_text())
+    assert float(own["test/error_px"]) == pytest.approx(trained["test/error_px"], rel=1e-4)
+    again = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "8 runs, 8 of them finished already" in again.stdout
