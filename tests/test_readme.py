@@ -64,7 +64,7 @@ def test_readme_commands_run(place, tmp_path_factory):
         "python -m heatmap.evaluate": "error_px/median",
         "python -m heatmap.report": "wrote runs/report",
     }
-    for kind, line in [(kind, line) for kind in shows for line in commands(kind)]:
+    for kind, line in [(start, line) for start in shows for line in commands(start)]:
         arguments = [sys.executable, *shlex.split(line)[1:]]
         if "main.py" in arguments:
             given = {a.split("=")[0] for a in arguments}
