@@ -7,7 +7,7 @@ import argparse
 import dataclasses
 import math
 import pathlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -137,9 +137,10 @@ def held_out(splits: Collection[str]) -> list[str]:
     return [name for name in ("val", "test") if name in splits]
 
 
-def save_metrics(path: pathlib.Path, scores: dict[str, float]) -> None:
-    """Writes scores as flat JSON; what could not be measured becomes null."""
-    workdir.write_json(path, {k: v if math.isfinite(v) else None for k, v in scores.items()})
+def save_metrics(path: pathlib.Path, scores: Mapping[str, float | None]) -> None:
+    """Writes scores as flat JSON; what could not be measured, NaN or None, becomes null."""
+    known = {k: v if v is not None and math.isfinite(v) else None for k, v in scores.items()}
+    workdir.write_json(path, known)
 
 
 def table(scores: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -129,6 +130,14 @@ def test_evaluate_with_another_decoder_leaves_the_result_alone(finished, capsys)
     other = json.loads((folder / "decoders" / "argmax" / "metrics.json").read_text())
     assert other["test/loss"] == pytest.approx(scores["test/loss"], rel=1e-5)
     assert other["test/error_px"] != scores["test/error_px"]
+
+
+def test_what_could_not_be_measured_stays_null_beside_later_scores(tmp_path):
+    evaluate.save_metrics(tmp_path / "metrics.json", {"test/loss": 0.5, "test/err_cm": math.nan})
+    earlier = workdir.read_metrics(tmp_path)
+    evaluate.save_metrics(tmp_path / "metrics.json", {**earlier, "train/loss": math.inf})
+    expected = {"test/loss": 0.5, "test/err_cm": None, "train/loss": None}
+    assert workdir.read_metrics(tmp_path) == expected
 
 
 @pytest.mark.parametrize(
