@@ -16,6 +16,7 @@ from configs import common
 from heatmap import config as config_lib
 from heatmap import decoding, targets
 from heatmap.config import Config
+from heatmap.errors import guard
 from heatmap.losses import LOSSES
 
 INPUT, MAPS = (256, 256), (64, 64)
@@ -104,7 +105,11 @@ def border_table(sigma: float) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Prints both tables as Markdown."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.decoders", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.decoders",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--steps", type=int, default=16, help="sub-pixel offsets along each axis")
     options = parser.parse_args(arguments)
     print("Largest error (RMSE) in input pixels, inside the picture:\n")
@@ -114,4 +119,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    guard(main)

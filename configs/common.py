@@ -117,7 +117,7 @@ def get_config() -> ConfigDict:
     train.epochs = 30  # exactly one of epochs and steps is positive
     train.steps = 0
     train.batch_size = 32  # over all devices
-    train.max_hours = 0.0  # save, score the best so far and stop after so long, 0 = no limit
+    train.max_hours = 0.0  # from each start; then save, score the best so far, stop; 0 = no limit
     train.save_every_steps = 0  # checkpoint to resume from, 0 = at every evaluation
     train.eval_every_epochs = 1
     train.eval_every_steps = 0  # 0 = by epochs

@@ -32,8 +32,9 @@ def measure(
 
     Returns:
       For each point and, without its name, for all of them: `maps/max_logit/<point>`, the mean of
-      the largest values; `maps/entropy/<point>`, nats; `maps/near_uniform/<point>`, the share of
-      maps with more than 0.99 of the largest possible entropy. Nothing for a model without maps.
+      the largest values, in heights of a target's peak; `maps/entropy/<point>`, nats;
+      `maps/near_uniform/<point>`, the share of maps with more than 0.99 of the largest possible
+      entropy. Nothing for a model without maps.
     """
     labelled = predictions.weight > 0
     if np.isnan(predictions.height).all():
@@ -73,7 +74,7 @@ def collapsed(scores: dict[str, float], names: tuple[str, ...], config: Config, 
         reason = "are as flat as a uniform map"
     elif kind == "peak" and step >= _PATIENCE_STEPS:
         flat = [n for n in names if scores.get(f"maps/max_logit/{n}", 1) < _LEAST_HEIGHT]
-        reason = f"have no value above {_LEAST_HEIGHT:g}"
+        reason = f"reach less than {_LEAST_HEIGHT:g} of a peak on average"
     else:
         return ""
     if not flat:

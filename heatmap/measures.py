@@ -53,7 +53,7 @@ def lines(predictions: Predictions, points: KeypointSet, config: EvalConfig) -> 
 def by_species(
     predictions: Predictions, points: KeypointSet, config: EvalConfig
 ) -> dict[str, float]:
-    """Measures each species by itself, in brief.
+    """Measures each species by itself.
 
     Args:
       predictions: N instances of one data set.
@@ -61,8 +61,8 @@ def by_species(
       config: passed on.
 
     Returns:
-      `species/<name>/<score>` for means and medians of what `lines` measures in centimetres and
-      per cent, of every species that is named.
+      `species/<name>/<score>` for what `lines` measures in centimetres and per cent, of every
+      species that is named.
     """
     scores: dict[str, float] = {}
     for name in np.unique(predictions.species[predictions.species != ""]):
@@ -71,7 +71,7 @@ def by_species(
         scores |= {
             f"species/{short}/{key}": value
             for key, value in found.items()
-            if key.removesuffix("/median").endswith(("_cm", "_pct"))
+            if key.split("/")[0].endswith(("_cm", "_pct")) and not key.endswith("/excluded")
         }
     return scores
 

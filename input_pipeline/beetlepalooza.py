@@ -7,8 +7,9 @@ A record holds `indiv_img_rel_path` (a file name; the folder part_000 or part_00
 `indiv_img_abs_path`, nothing else of which is read), `group_img_basename`, `beetle_position`,
 `scientific_name`, `scalebar_px` {x1, y1, x2, y2} or null, and `measurements` by several people,
 each with `coords_px` {x1, y1, x2, y2} and an `annotator`. Lines are in pixels of the individual
-picture. The scale bar is in pixels of the resized group picture (about 0.35 of the full size),
-which is what the individual pictures were cut from, so that its length is right for both.
+picture. The scale bar is in pixels of the resized group picture (about 0.35 of the full size). Its
+length is taken for that of a centimetre in the individual picture as well, on the assumption that
+these were cut from the resized pictures.
 
 Of each line the one by the trusted annotator is taken, else the first. Widths are known to be bad
 and have weight 0. All of it is for training: `splits` is 'train' throughout.

@@ -80,19 +80,24 @@ def draw(jobs: Sequence[Job], metric: str, path: pathlib.Path) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Parses the command line and runs the sweep; exit code 1 if a run is not finished."""
-    parser = argparse.ArgumentParser(prog="python launch/beetles_sweep.py", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python launch/beetles_sweep.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     parser.add_argument("--list", action="store_true", help="print the runs and stop")
     parser.add_argument(
         "--out", type=pathlib.Path, default="runs/beetles", help="the sweep's folder"
     )
-    parser.add_argument("--steps", type=int, help="a shorter training of each run")
+    parser.add_argument("--steps", type=jobs_lib.positive, help="a shorter training of each run")
     parser.add_argument(
         "--parallel", type=jobs_lib.positive, default=1, help="how many runs at a time"
     )
     parser.add_argument("--metric", default=PRIMARY, help="what to draw")
     options, rest = parser.parse_known_args(arguments)
     overrides = jobs_lib.parse_overrides(rest)
-    if options.steps:
+    if options.steps is not None:
         overrides["train.steps"] = options.steps
     jobs = jobs_of(options.out.absolute(), overrides)
     if options.list:

@@ -227,7 +227,7 @@ def parse_overrides(arguments: Sequence[str]) -> hyper.Overrides:
 
 
 def positive(text: str) -> int:
-    """Reads a number of runs, for argparse."""
+    """Reads a whole number above 0, for argparse."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)

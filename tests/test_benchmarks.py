@@ -1,24 +1,20 @@
 """Benchmarks run to their tables; what they time is nobody's business here."""
 
+import pathlib
 import re
 
 import pytest
 
-from benchmarks import targets
+from benchmarks import decoders, targets
 from heatmap.errors import UserError
+from tests.test_train import tiny
 
-BRIEF = [
-    "--config.data.name=simple_json",
-    "--config.data.image_size=(32,32)",
-    "--config.targets.heatmap_size=(16,16)",
-    "--config.train.batch_size=4",
-]
+METHOD = (pathlib.Path(__file__).parents[1] / "docs" / "method.md").read_text()
 
 
 @pytest.mark.slow
-def test_targets_of_host_and_device_train_the_same_network(tiny_root, capsys):
-    targets.main([*BRIEF, f"--config.data.root={tiny_root}", "--config.train.steps=30"])
-    shown = capsys.readouterr().out
+def test_targets_of_host_and_device_train_the_same_network(tiny_root):
+    shown = "\n".join(targets.compare(tiny(tiny_root, **{"train.steps": 30})))
     assert re.search(r"\| training \| \d+\.\d \| \d+\.\d \| \d\.\d+ \|", shown)
     assert float(re.search(r"loss: (\S+) of it", shown)[1]) < 1e-3
     host, device = re.search(r"`error_px/median` \| (\S+) \| (\S+) \|", shown).groups()
@@ -27,4 +23,29 @@ def test_targets_of_host_and_device_train_the_same_network(tiny_root, capsys):
 
 def test_too_few_steps_are_refused(tiny_root):
     with pytest.raises(UserError, match=r"give --config\.train\.steps=30 or more"):
-        targets.main([*BRIEF, f"--config.data.root={tiny_root}", "--config.train.steps=9"])
+        targets.compare(tiny(tiny_root, **{"train.steps": 9}))
+
+
+def cells(line: str) -> tuple[list[str], list[float]]:
+    """Divides a line of a table into its words and its numbers."""
+    parts = [part.strip() for part in line.strip("|").split("|")]
+    numbers = [float(n) for part in parts[1:] for n in re.findall(r"[-+]?\d+\.\d+", part)]
+    return [part for part in parts if not re.search(r"\d\.\d", part)], numbers
+
+
+@pytest.mark.parametrize(
+    ("lines", "count"),
+    [
+        (lambda: decoders.interior_table(decoders.offsets(96.0, 16)), len(decoders.CASES)),
+        (lambda: decoders.border_table(2.0), 2),
+    ],
+)
+def test_decoders_err_as_much_as_the_documentation_says(lines, count):
+    """Largest error and RMSE of every decoder and σ are those of docs/method.md."""
+    _, _, *rows = lines()
+    assert len(rows) == count
+    written = [cells(line) for line in METHOD.splitlines() if line.startswith("| ")]
+    for row in rows:
+        label, numbers = cells(row)
+        (expected,) = [found for words, found in written if words == label and found]
+        assert numbers == pytest.approx(expected, abs=0.011), label

@@ -258,12 +258,27 @@ def test_weights_that_the_config_fits_are_read(folder):
 
 
 @pytest.mark.parametrize("folder", ["", "nowhere/dinov3"])
-def test_missing_weights_say_where_they_are_and_how_to_convert_them(folder):
+@pytest.mark.parametrize(
+    ("backbone", "hub", "licence"),
+    [
+        ("dinov3_vits16", "facebook/dinov3-vits16-pretrain-lvd1689m", "DINOv3 License"),
+        ("dinov3_vitl16", "facebook/dinov3-vitl16-pretrain-lvd1689m", "DINOv3 License"),
+        ("dinov2_vitb14_reg", "facebook/dinov2-with-registers-base", "Apache-2.0"),
+    ],
+)
+def test_missing_weights_say_where_they_are_and_how_to_convert_them(folder, backbone, hub, licence):
     with pytest.raises(UserError) as caught:
-        pretrained.find(config_for(folder))
+        pretrained.find(config_for(folder, **{"model.backbone": backbone}))
     message = str(caught.value)
-    assert "python -m heatmap.models.convert model.safetensors weights/tiny16" in message
-    assert "DINOv3 License" in message
-    assert "huggingface.co/facebook/dinov3-vits16" in message
+    assert f"python -m heatmap.models.convert model.safetensors weights/{backbone}`" in message
+    assert licence in message
+    assert f"huggingface.co/{hub} " in message
     assert "\n" not in message
-    assert ("model.backbone_init='random'" in message) == (not folder)
+    assert "model.backbone_init='random'" in message
+    assert (f"model.backbone_weights={folder!r} does not exist" in message) == bool(folder)
+
+
+def test_weights_that_nobody_has_published_are_not_to_be_downloaded():
+    with pytest.raises(UserError, match="nobody has published any for 'tiny16'"):
+        pretrained.find(config_for(""))
+    assert set(pretrained.HUB) == set(ARCHITECTURES) - {"tiny16"}

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from configs import common
 from heatmap import models, optim
 from heatmap.errors import UserError
 from heatmap.models.heads import HEADS, ClsMlpHead, DeconvHead, SimpleHead
@@ -81,7 +82,7 @@ def test_the_size_of_the_maps_decides_the_number_of_stages(grid, maps, stages):
         ({"data.channels": 1}, r"reads colour pictures: data\.channels must be 3, got 1"),
         ({"model.backbone_weights": "w"}, r"'random' and model\.backbone_weights='w' contradict"),
         (
-            {"model.backbone_init": "pretrained"},
+            {"model.backbone_init": "pretrained", "model.backbone": "dinov3_vits16"},
             r"needs pretrained weights\..*heatmap\.models\.conv",
         ),
         (
@@ -116,7 +117,8 @@ def test_weight_decay_finds_kernels_only(head):
     """`optim.decay_paths` of configs/common.py: no biases, and no scales of norms."""
     state = nnx.to_flat_state(nnx.state(shaped(HEADS[head]), nnx.Param))
     names = {optim.path_name(path): leaf.get_value().ndim for path, leaf in state}
-    decayed = {name for name in names if optim.matches((r"kernel$",), name)}
+    paths = tuple(common.get_config().optim.decay_paths)
+    decayed = {name for name in names if optim.matches(paths, name)}
     assert decayed == {name for name, dimensions in names.items() if dimensions > 1}
 
 

@@ -194,14 +194,15 @@ def test_each_data_set_is_scored_by_itself():
     assert scores["hawaii/pck@0.1/unordered"] >= 0
 
 
-def test_each_species_of_a_data_set_is_scored_in_brief():
+def test_each_species_of_a_data_set_is_scored_in_centimetres_and_per_cent():
     p = mixed()
     scores = metrics.score(p, POINTS, CONFIG)
     own = p.take((p.dataset == "hawaii") & (p.species == "TREOBT"))
     key = "hawaii/species/TREOBT/length_line_err_cm"
     assert scores[key] == lines(own)["length_line_err_cm"]
-    assert scores[f"{key}/median"] == lines(own)["length_line_err_cm/median"]
-    assert f"{key}/max" not in scores
+    for statistic in ("median", "p95", "max"):
+        assert scores[f"{key}/{statistic}"] == lines(own)[f"length_line_err_cm/{statistic}"]
+    assert not any("_px" in name for name in scores if "/species/" in name)
     species = {key.split("/")[2] for key in scores if key.startswith("hawaii/species/")}
     assert species == {"MECKON", "TREOBT", "A_B"}  # a slash would divide the name
     fewer = dataclasses.replace(CONFIG, metrics=("error_px",))
@@ -317,7 +318,9 @@ def test_scores_do_not_change_with_the_affine_that_predictions_follow(
     before = metrics.score(p, POINTS, CONFIG)
     after = metrics.score(dataclasses.replace(p, predicted=back), POINTS, CONFIG)
     for key, value in before.items():
-        assert after[key] == pytest.approx(value, rel=1e-3, abs=1e-3, nan_ok=True), key
+        # float32 has the points to 3e-5 px at 256; a crop of a third doubles and triples that.
+        loose = 1e-3 if "px" in key or "pct" in key else 1e-5
+        assert after[key] == pytest.approx(value, rel=1e-4, abs=loose, nan_ok=True), key
 
 
 @pytest.mark.parametrize(

@@ -178,7 +178,7 @@ def test_command_trains_the_same_config_again(comparison, monkeypatch):
         flags.DEFINE_string("workdir", "", "", flag_values=values)
         words[1] = f"--config={ROOT / 'configs' / 'common.py'}"
         monkeypatch.setattr(sys, "argv", words)  # where ml_collections looks for overrides
-        command_line.parse(words, values, "")
+        command_line.parse(words, values)
         assert from_mapping(values.config.to_dict()) == method.config
         assert values.workdir == str(method.folder)
 

@@ -20,12 +20,18 @@ from heatmap.models.vit import ARCHITECTURES
 from heatmap.state import tree_sha256
 
 Tree = Any
-WHERE = (
-    "DINOv2 (Apache-2.0) is at huggingface.co/facebook/dinov2-small; DINOv3 at "
-    "huggingface.co/facebook/dinov3-vits16-pretrain-lvd1689m, after you have accepted the DINOv3 "
-    "License there. Download model.safetensors and run `python -m heatmap.models.convert "
-    "model.safetensors weights/{backbone}`"
-)
+# Where each architecture's file, model.safetensors, is published on huggingface.co.
+HUB = {
+    "dinov3_vits16": "facebook/dinov3-vits16-pretrain-lvd1689m",
+    "dinov3_vits16plus": "facebook/dinov3-vits16plus-pretrain-lvd1689m",
+    "dinov3_vitb16": "facebook/dinov3-vitb16-pretrain-lvd1689m",
+    "dinov3_vitl16": "facebook/dinov3-vitl16-pretrain-lvd1689m",
+    "dinov3_vith16plus": "facebook/dinov3-vith16plus-pretrain-lvd1689m",
+    "dinov2_vits14": "facebook/dinov2-small",
+    "dinov2_vits14_reg": "facebook/dinov2-with-registers-small",
+    "dinov2_vitb14": "facebook/dinov2-base",
+    "dinov2_vitb14_reg": "facebook/dinov2-with-registers-base",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,20 +135,29 @@ def find(config: Config) -> pathlib.Path:
       UserError: saying where weights are to be had and how they are converted, if there is none.
     """
     model = config.model
-    where = WHERE.format(backbone=model.backbone)
-    if not model.backbone_weights:
-        raise UserError(
-            f"model.backbone={model.backbone!r} needs pretrained weights. {where}, then set "
-            f"model.backbone_weights='weights/{model.backbone}'; or set "
-            "model.backbone_init='random' to do without."
-        )
     folder = pathlib.Path(model.backbone_weights)
-    if not folder.is_dir():
+    if model.backbone_weights and folder.is_dir():
+        return folder
+    missing = (
+        f"model.backbone_weights={model.backbone_weights!r} does not exist"
+        if model.backbone_weights
+        else f"model.backbone={model.backbone!r} needs pretrained weights"
+    )
+    name = model.backbone
+    if name not in HUB:
         raise UserError(
-            f"model.backbone_weights={model.backbone_weights!r} does not exist. Put the converted "
-            f"weights there, or convert them: {where}."
+            f"{missing}, and nobody has published any for {name!r}: name a folder of your own, or "
+            "set model.backbone_init='random'."
         )
-    return folder
+    terms = " (Apache-2.0)"
+    if name.startswith("dinov3"):
+        terms = " once you have accepted the DINOv3 License there"
+    raise UserError(
+        f"{missing}. Download model.safetensors from huggingface.co/{HUB[name]}{terms}, run "
+        f"`python -m heatmap.models.convert model.safetensors weights/{name}`, and set "
+        f"model.backbone_weights='weights/{name}'; or set model.backbone_init='random' to do "
+        "without."
+    )
 
 
 def _checkpointer() -> ocp.Checkpointer:
