@@ -170,6 +170,10 @@ def records(
         )
         for specimen, found in zip(specimens, assess(specimens, config.not_two_points), strict=True)
     ]
+    nameless = sum(not specimen.species for specimen in specimens)
+    if nameless:
+        sentence = f"{name}: {nameless} of {len(specimens)} specimens name no species."
+        notes = [*notes, sentence]
     return dataclasses.replace(assemble(POINTS, instances, config, config.root), notes=tuple(notes))
 
 

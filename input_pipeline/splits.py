@@ -183,6 +183,11 @@ def _by_species(records: Records, config: SplitConfig) -> tuple[np.ndarray, list
     """Lets a few whole groups of every species validate, unless the data names a split."""
     _refuse_divided(records, records.groups, "groups")
     names = _named(records, {**_GIVEN, "": ""})
+    if not (records.species != "").any():
+        raise UserError(
+            "data.split.method=species_groups needs to know the species, and no record names one: "
+            "take annotations that do, or another method, such as hash."
+        )
     for dataset in np.unique(records.dataset):
         here = records.dataset == dataset
         quota = species.quota_of(str(dataset))

@@ -516,6 +516,21 @@ def test_beetlepalooza_alone_has_nothing_to_validate(written):
         input_pipeline.load(data_config(written[0] / "beetlepalooza", "beetlepalooza"))
 
 
+def test_specimens_without_a_species_are_counted_and_cannot_be_all(written, tmp_path):
+    records, _ = read(written, "biorepo")
+    assert f"biorepo: 1 of {len(records)} specimens name no species." in records.notes
+    shutil.copytree(written[0] / "hawaii", tmp_path / "hawaii")
+    path = tmp_path / "hawaii" / "annotations.json"
+    nameless = [
+        {**r, "taxon_id": None, "scientific_name": None} for r in json.loads(path.read_text())
+    ]
+    path.write_text(json.dumps(nameless))
+    with pytest.raises(
+        UserError, match=r"species_groups needs to know the species, .*such as hash"
+    ):
+        input_pipeline.load(data_config(tmp_path / "hawaii", "hawaii"))
+
+
 def test_species_groups_is_suggested_where_species_are_known(written):
     with pytest.raises(UserError, match=r"method=species_groups to let groups decide"):
         input_pipeline.load(
