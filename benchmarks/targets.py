@@ -7,7 +7,6 @@ a few steps of one and a few of the other in turn. Prints how fast each went, ho
 is by itself, and how far their losses and validation scores are apart at the end.
 """
 
-import argparse
 import dataclasses
 import math
 import time
@@ -140,12 +139,7 @@ def _apart(a: list[float], b: list[float]) -> float:
 
 def main(arguments: list[str] | None = None) -> None:
     """Parses the command line and prints the report."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.targets",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command_line.parser("python -m benchmarks.targets", __doc__)
     _, config = command_line.read(parser, arguments, default="configs/sigma2.py")
     state_lib.divide_cpu(config.train.batch_size)
     print("\n".join(compare(config)))

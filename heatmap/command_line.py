@@ -70,13 +70,30 @@ def config_of(values: flags.FlagValues) -> Config:
     return config_lib.from_mapping(config_lib.flag_overrides(values.config.to_dict(), overrides))
 
 
+def parser(program: str, about: str | None) -> argparse.ArgumentParser:
+    """Returns a command line that keeps the lines of its description and takes no abbreviations.
+
+    An abbreviation could be taken for a field of the config.
+
+    Args:
+      program: as the user types it.
+      about: what it does, for --help.
+    """
+    return argparse.ArgumentParser(
+        prog=program,
+        description=about,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
 def read(
-    parser: argparse.ArgumentParser, arguments: Sequence[str] | None, default: str
+    flags_of_program: argparse.ArgumentParser, arguments: Sequence[str] | None, default: str
 ) -> tuple[argparse.Namespace, Config]:
     """Parses the command line of a program that takes a config among other flags.
 
     Args:
-      parser: with the other flags; made with `allow_abbrev=False`.
+      flags_of_program: with the other flags, from `parser`.
       arguments: what follows the program's name; None = of this process.
       default: the config file that is taken if none is given.
 
@@ -86,10 +103,14 @@ def read(
     Raises:
       UserError: as `parse` and `config_of`.
     """
-    parser.add_argument("--config", default=default, metavar="FILE", help=f"default: {default}")
-    parser.epilog = "Every field of the config is a flag as well: --config.train.steps=100."
-    options, fields_given = parser.parse_known_args(arguments)
-    given = [parser.prog, f"--config={options.config}", *fields_given]
+    flags_of_program.add_argument(
+        "--config", default=default, metavar="FILE", help=f"default: {default}"
+    )
+    flags_of_program.epilog = (
+        "Every field of the config is a flag as well: --config.train.steps=100."
+    )
+    options, fields_given = flags_of_program.parse_known_args(arguments)
+    given = [flags_of_program.prog, f"--config={options.config}", *fields_given]
     values = flags.FlagValues()  # of this call alone
     # Python would run another file inside the module of the last, and keep what that one defined.
     sys.modules.pop("config_config", None)

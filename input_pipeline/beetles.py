@@ -20,6 +20,7 @@ for work outside this program. Training does not go through it: pixels come stra
 user's files, which stay as they are and are not stored a second time.
 """
 
+import abc
 import dataclasses
 import math
 import os
@@ -257,9 +258,9 @@ class Builder(  # type: ignore[call-arg]
     ]
 
     @staticmethod
+    @abc.abstractmethod
     def specimens(root: pathlib.Path) -> list[Specimen]:
         """Reads the annotations below a folder."""
-        raise NotImplementedError
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(

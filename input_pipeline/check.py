@@ -6,7 +6,6 @@ python -m input_pipeline.check --config=configs/folder.py --config.data.root=DIR
 The flags are those of main.py; nothing is trained or written.
 """
 
-import argparse
 from collections import Counter
 from collections.abc import Mapping
 
@@ -72,12 +71,7 @@ def check(config: DataConfig) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Parses the command line and runs `check`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m input_pipeline.check",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command_line.parser("python -m input_pipeline.check", __doc__)
     _, config = command_line.read(parser, arguments, default="configs/common.py")
     check(config.data)
 

@@ -10,7 +10,6 @@ OUT/sweep.png shows the primary metric. On a cluster, `launch/slurm.py --config=
 runs the same twelve; this command then finds them finished, and draws.
 """
 
-import argparse
 import math
 import pathlib
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from configs.beetles import LEARNING_RATES, SIGMAS
-from heatmap import workdir
+from heatmap import command_line, workdir
 from heatmap.errors import guard
 from launch import hyper, local
 from launch import jobs as jobs_lib
@@ -80,12 +79,7 @@ def draw(jobs: Sequence[Job], metric: str, path: pathlib.Path) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Parses the command line and runs the sweep; exit code 1 if a run is not finished."""
-    parser = argparse.ArgumentParser(
-        prog="python launch/beetles_sweep.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command_line.parser("python launch/beetles_sweep.py", __doc__)
     parser.add_argument("--list", action="store_true", help="print the runs and stop")
     parser.add_argument(
         "--out", type=pathlib.Path, default="runs/beetles", help="the sweep's folder"

@@ -14,7 +14,6 @@ OUT/results/                  report.html, report.md, visualizations/, training_
                               best weights of both methods, for PyTorch too where it is installed
 """
 
-import argparse
 import csv
 import dataclasses
 import importlib.util
@@ -24,7 +23,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from heatmap import workdir
+from heatmap import command_line, workdir
 from heatmap.errors import UserError, guard
 from launch import hyper, local
 from launch import jobs as jobs_lib
@@ -233,13 +232,8 @@ def _copy_best(folder: pathlib.Path, target: pathlib.Path) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Parses the command line and runs the study; exit code 1 if a run is not finished."""
-    parser = argparse.ArgumentParser(
-        prog="python launch/heatmap_vs_regression.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Any --config.FIELD=VALUE is set in every run.",
-        allow_abbrev=False,
-    )
+    parser = command_line.parser("python launch/heatmap_vs_regression.py", __doc__)
+    parser.epilog = jobs_lib.EPILOG
     parser.add_argument("--out", type=pathlib.Path, required=True, help="the study's folder")
     parser.add_argument("--quick", action="store_true", help="the whole way, in minutes")
     parser.add_argument("--seeds", type=jobs_lib.positive, help="of each method; default: 3, or 1")

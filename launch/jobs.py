@@ -18,13 +18,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from heatmap import command_line, fields, workdir
 from heatmap import config as config_lib
-from heatmap import fields, workdir
 from heatmap.errors import UserError
 from launch import hyper
 
 ROOT = pathlib.Path(__file__).parents[1]
 SWEEP = "sweep.csv"
+EPILOG = "Any --config.FIELD=VALUE is set in every run."
 # Becomes a command that Linux (PR_SET_PDEATHSIG is 1) asks to stop when its parent dies, were it
 # by `kill -9`. SIGUSR2 is Slurm's warning to every process of a job, and kills one that does not
 # expect it; what started the run answers it.
@@ -240,13 +241,8 @@ def parser(program: str, about: str | None) -> argparse.ArgumentParser:
       program: as the user types it.
       about: what it does, for --help.
     """
-    flags = argparse.ArgumentParser(
-        prog=program,
-        description=about,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Any --config.FIELD=VALUE is set in every run.",
-        allow_abbrev=False,
-    )
+    flags = command_line.parser(program, about)
+    flags.epilog = EPILOG
     flags.add_argument("--config", required=True, help="a config file with get_hyper(hyper)")
     flags.add_argument("--out", type=pathlib.Path, required=True, help="the sweep's folder")
     flags.add_argument("--parallel", type=positive, default=1, help="how many runs at a time")
