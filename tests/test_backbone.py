@@ -263,7 +263,7 @@ def test_lost_weights_are_asked_for(trained, tmp_path):
     stored = json.loads((tmp_path / "run" / "config.json").read_text())
     stored["model"]["backbone_weights"] = str(tmp_path / "lost")
     (tmp_path / "run" / "config.json").write_text(json.dumps(stored))
-    with pytest.raises(UserError, match=r"lost' does not exist\. Put the converted weights there"):
+    with pytest.raises(UserError, match=r"lost' does not exist, and nobody has published"):
         run_lib.open_run(tmp_path / "run")
 
 
