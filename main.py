@@ -53,9 +53,10 @@ def main(_: list[str]) -> None:
     workdir = pathlib.Path(flags.FLAGS.workdir or fresh_workdir(name))
     print(f"{config.to_json()}workdir: {workdir}", flush=True)
 
-    from heatmap import state  # seconds of imports, not owed by a mistyped flag
+    from heatmap import compilation, state  # seconds of imports, not owed by a mistyped flag
     from heatmap.train import train
 
+    compilation.keep()
     state.divide_cpu(config.train.batch_size)
     train(config, workdir)
 

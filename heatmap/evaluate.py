@@ -13,8 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from heatmap import config as config_lib
 from heatmap import (
+    compilation,
     decoding,
     diagnosis,
     geometry,
@@ -23,6 +23,7 @@ from heatmap import (
     prediction_table,
     workdir,
 )
+from heatmap import config as config_lib
 from heatmap import run as run_lib
 from heatmap import state as state_lib
 from heatmap.checkpoint import LATEST, Checkpoints, Meta
@@ -32,7 +33,8 @@ from heatmap.fields import choose
 from heatmap.predictions import Predictions
 from heatmap.run import Run
 
-PredictStep = Callable[[Any, Any], tuple[decoding.Decoded, jax.Array, jax.Array]]
+PredictStep = Callable[[Any, Any], tuple[Any, jax.Array, jax.Array]]
+LookStep = Callable[[Any, Any], tuple[jax.Array, jax.Array]]
 
 
 def make_predict_step(run: Run) -> PredictStep:
@@ -48,11 +50,14 @@ def make_predict_step(run: Run) -> PredictStep:
     return jax.jit(predict_step, out_shardings=state_lib.replicated(run.mesh))
 
 
-def look(run: Run, weights, batch) -> tuple[np.ndarray, np.ndarray]:
-    """Returns a small batch's raw output, and its points [B, K, 2] in input pixels."""
-    image = run_lib.normalise_pixels(batch["image"], run.config)
-    output = jax.jit(run.network.predict)(weights, image)
-    return np.asarray(output), np.asarray(decoding.decode(run.config, output).keypoints)
+def make_look_step(run: Run) -> LookStep:
+    """Compiles (weights, uint8 pixels) -> (raw output, points [B, K, 2] in input pixels)."""
+
+    def look_step(weights, pixels):
+        output = run.network.predict(weights, run_lib.normalise_pixels(pixels, run.config))
+        return output, decoding.decode(run.config, output).keypoints
+
+    return jax.jit(look_step)
 
 
 def predict(run: Run, step: PredictStep, weights, records) -> tuple[Predictions, float]:
@@ -67,20 +72,41 @@ def predict(run: Run, step: PredictStep, weights, records) -> tuple[Predictions,
     Returns:
       (predictions in pixels of the original pictures, loss of the split).
     """
+    decoded, loss = collect(run, step, weights, records)
+    return in_original_pixels(run.config, records, decoded), loss
+
+
+def collect(run: Run, step: PredictStep, weights, records) -> tuple[Any, float]:
+    """Runs a step on every example of a split once.
+
+    Args:
+      run: the model.
+      step: (weights, batch on the devices) -> (tree of [B, …], loss sum, loss weight).
+      weights: as the step takes them.
+      records: `input_pipeline.Records` of the split.
+
+    Returns:
+      (the tree, its arrays [N, …] on the host; loss of the split).
+    """
     from input_pipeline import batching
 
-    decoded, total, weight = [], 0.0, 0.0
+    parts, total, weight = [], 0.0, 0.0
     sharding = state_lib.sharded(run.mesh)
     for batch in batching.eval_batches(records, run.config):
         found, batch_total, batch_weight = step(weights, batching.to_devices(batch, sharding))
-        decoded.append(jax.tree.map(np.asarray, found))
+        parts.append(jax.tree.map(np.asarray, found))
         total, weight = total + float(batch_total), weight + float(batch_weight)
-    parts = zip(*decoded, strict=True)
-    keypoints, score, entropy, height = (np.concatenate(part)[: len(records)] for part in parts)
-    original_from_input = geometry.invert(batching.eval_affines(records, run.config))
-    original = geometry.apply(original_from_input, keypoints.astype(np.float64))
-    loss = total / weight if weight else math.nan
-    return beside_truth(records, original, score, entropy, height), loss
+    whole = jax.tree.map(lambda *arrays: np.concatenate(arrays)[: len(records)], *parts)
+    return whole, total / weight if weight else math.nan
+
+
+def in_original_pixels(config: Config, records, decoded: decoding.Decoded) -> Predictions:
+    """Takes what was read off [N, …] in input pixels back to the pictures as they were."""
+    from input_pipeline import batching
+
+    original_from_input = geometry.invert(batching.eval_affines(records, config))
+    original = geometry.apply(original_from_input, np.asarray(decoded.keypoints, np.float64))
+    return beside_truth(records, original, decoded.score, decoded.entropy, decoded.height)
 
 
 def beside_truth(records, predicted, score, entropy, height) -> Predictions:
@@ -242,6 +268,7 @@ def main(arguments: list[str] | None = None) -> None:
         eval=dataclasses.replace(config.eval, csv=config.eval.csv or options.csv),
     )
     config = config_lib.from_mapping(dataclasses.asdict(config))  # checks the new values
+    compilation.keep()
     there = Checkpoints(options.workdir, LATEST).meta()["splits"]
     evaluate(options.workdir, [options.split] if options.split else held_out(there), config)
 

@@ -85,6 +85,7 @@ class Trainer:
         optimiser, self.schedule = optim.create(config.optim, self.steps)
         self.train_step = make_train_step(self.run, optimiser)
         self.predict_step = evaluate.make_predict_step(self.run)
+        self.look_step = evaluate.make_look_step(self.run)
         saved = checkpoint.saved_step(folder) or 0
         if saved > self.steps:
             raise UserError(
@@ -235,15 +236,17 @@ class Trainer:
         batch = next(batching.eval_batches(self.splits["val"], self.config))
         n = min(self.config.eval.sheet_examples, int(batch["_mask"].sum()))
         records = self.splits["val"].take(slice(n))
-        output, predicted = evaluate.look(self.run, self.state.weights, batch)
-        maps = None if output.ndim == 3 else output[:n]
+        output, predicted = (
+            np.asarray(array)[:n] for array in self.look_step(self.state.weights, batch["image"])
+        )
+        maps = None if output.ndim == 3 else output
         if maps is not None:
             with workdir.replacing(self.folder / "heatmaps" / f"{step:07d}.npz") as temporary:
                 np.savez_compressed(temporary, ids=records.ids.astype(str), heatmaps=maps)
         picture = sheet.draw(
             batch["image"][:n],
             maps,
-            predicted[:n],
+            predicted,
             batch["keypoints"][:n],
             records.labelled,
             records.points,

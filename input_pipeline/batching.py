@@ -5,6 +5,7 @@ run on across the ends of epochs, so that nothing is dropped or padded. No itera
 be saved to resume.
 """
 
+import os
 import pathlib
 from collections.abc import Iterator
 
@@ -197,13 +198,16 @@ def _batches(
     dataset = tf.data.Dataset.from_generator(examples, output_signature=signature)
     dataset = dataset.map(
         lambda example: _render(example, config, channels, recolour),
-        num_parallel_calls=tf.data.AUTOTUNE,
+        num_parallel_calls=config.data.workers or os.cpu_count(),
         deterministic=True,
     )
     dataset = dataset.batch(batch_size, drop_remainder=True)
     if config.targets.render == "host":
         dataset = dataset.map(lambda batch: {**batch, "heatmaps": _host_maps(batch, config)})
     options = tf.data.Options()
+    # TensorFlow's own tuner sleeps for ever longer, and an iterator waits for it to end: half a
+    # minute at the end of a run.
+    options.autotune.enabled = False
     if config.data.workers:
         options.threading.private_threadpool_size = config.data.workers
     dataset = dataset.with_options(options).prefetch(2)

@@ -3,18 +3,19 @@
     python launch/heatmap_vs_regression.py --out=runs/study
     python launch/heatmap_vs_regression.py --out=runs/quick --quick
 
-Both networks on the same stick figures, with several seeds; then heatmaps of other sizes, widths
-and without skips, and every decoder on the maps of every width. Finished runs are skipped and
-interrupted ones go on, so the same command continues. --quick goes the whole way in minutes, on
-small pictures and a few steps: its report shows what there will be, not which method is better.
+Both networks on the same stick figures, with several seeds, and once on figures whose hands nothing
+tells apart; then heatmaps of other sizes, widths and without skips, and every decoder on the maps
+of every width. Finished runs are skipped and interrupted ones go on, so the same command continues.
+--quick goes the whole way in minutes, on small pictures and a few steps: its report shows what
+there will be, not which method is better.
 
 OUT/NAME/                     each run's workdir, as main.py leaves it
 OUT/ablations/NAME/sweep.csv  the scores of one comparison
 OUT/results/                  report.html, report.md, visualizations/, training_log.json and the
                               best weights of both methods, for PyTorch too where it is installed
+OUT/results/free/             the report on figures whose hands nothing tells apart
 """
 
-import csv
 import dataclasses
 import importlib.util
 import json
@@ -27,10 +28,11 @@ from heatmap import command_line, workdir
 from heatmap.errors import UserError, guard
 from launch import hyper, local
 from launch import jobs as jobs_lib
-from launch.jobs import SWEEP, Job, statuses, write_table
+from launch.jobs import SWEEP, Job, Line, statuses, write_lines, write_table
 
 SPLIT = "test"
 CONFIGS = {"heatmap": "configs/sigma2.py", "regression": "configs/regression.py"}
+ARMS = ("own_side", "free")  # the second: no picture shows which hand is the left one
 SIGMAS, SIGMA = (1.0, 2.0, 3.0, 4.0), 2.0
 STRIDES, STRIDE = (4, 2, 1), 2  # size of the picture over that of the maps
 # Settings of the decoder by the name in the table. The literal soft-argmax cannot read maps of
@@ -48,8 +50,8 @@ QUICK_SIDE, QUICK = (
     64,
     {
         "data.verify": False,
-        "train.steps": 48,
-        "train.eval_every_steps": 16,
+        "train.steps": 36,
+        "train.eval_every_steps": 12,
         "eval.batch_size": 100,
         "eval.sheet_every_evals": 1,
         "log.tensorboard": False,
@@ -65,20 +67,17 @@ class Study:
       out: the study's folder.
       tables: by name of the comparison, its runs, with the columns that tell them apart there. A
         run may stand in several.
+      pairs: by variant of the arms, the runs of both methods with the first seed, by method.
     """
 
     out: pathlib.Path
     tables: Mapping[str, Sequence[Job]]
+    pairs: Mapping[str, Mapping[str, Job]]
 
     @property
     def jobs(self) -> list[Job]:
         """Every run once, the two methods first."""
         return list({job.name: job for jobs in self.tables.values() for job in jobs}.values())
-
-    @property
-    def pair(self) -> dict[str, Job]:
-        """The runs of both methods with the first seed, by method."""
-        return {method: self.jobs[i] for i, method in enumerate(CONFIGS)}
 
     def table(self, name: str) -> pathlib.Path:
         """Returns where the table of a comparison is."""
@@ -105,6 +104,7 @@ def plan(out: pathlib.Path, seeds: int, quick: bool, overrides: hyper.Overrides)
         "targets.heatmap_size": square(side // STRIDE),
         "targets.sigma": SIGMA,
         "model.skip": True,
+        "data.arms": ARMS[0],
         "seed": 0,
     }
 
@@ -133,10 +133,23 @@ def plan(out: pathlib.Path, seeds: int, quick: bool, overrides: hyper.Overrides)
         for seed in range(seeds)
         for method in CONFIGS
     ]
+    pairs = {
+        arms: {
+            method: job(
+                f"{method}-{arms}" if arms != own["data.arms"] else method,
+                method,
+                {"data.arms": arms, "model": method},
+                {"data.arms": arms},
+            )
+            for method in CONFIGS
+        }
+        for arms in ARMS
+    }
     return Study(
         out,
         {
             "methods": methods,
+            "arms": [job for pair in pairs.values() for job in pair.values()],
             "resolution": vary(
                 "targets.heatmap_size",
                 {f"maps{side // stride}": size for stride, size in zip(STRIDES, maps, strict=True)},
@@ -144,6 +157,7 @@ def plan(out: pathlib.Path, seeds: int, quick: bool, overrides: hyper.Overrides)
             "sigma": vary("targets.sigma", {f"sigma{sigma:g}": sigma for sigma in SIGMAS}),
             "skip": vary("model.skip", {"skip": True, "no_skip": False}),
         },
+        pairs,
     )
 
 
@@ -155,52 +169,56 @@ def write_tables(study: Study) -> None:
 
 def compare_decoders(study: Study) -> None:
     """Writes the table of every decoder on the maps of every width, each from one checkpoint."""
+    lines = [line for job in study.tables["sigma"] if job.is_finished() for line in _read_anew(job)]
+    if lines:
+        write_lines(lines, study.table("decoder"))
+
+
+def _read_anew(job: Job) -> list[Line]:
+    """Scores a run's maps under every decoder; the maps are made once."""
     import jax
 
     import input_pipeline
     from heatmap import decoding, evaluate
     from heatmap import run as run_lib
 
-    lines: list[dict[str, Any]] = []
-    for job in study.tables["sigma"]:
-        if not job.is_finished():
-            continue
-        run = run_lib.open_run(job.workdir)
-        records, split = input_pipeline.load(run.config.data)
-        held_out = records.take(split.rows[SPLIT])
-        raw = jax.jit(lambda weights, image, run=run: run.network.predict(weights, image))
-        for label, settings in DECODERS.items():
-            config = dataclasses.replace(
-                run.config, decoder=dataclasses.replace(run.config.decoder, **settings)
-            )
+    run = run_lib.open_run(job.workdir)
+    records, split = input_pipeline.load(run.config.data)
+    held_out = records.take(split.rows[SPLIT])
+    configs = {
+        label: dataclasses.replace(
+            run.config, decoder=dataclasses.replace(run.config.decoder, **settings)
+        )
+        for label, settings in DECODERS.items()
+    }
 
-            def read(weights, batch, run=run, raw=raw, config=config):
-                maps = raw(weights, run_lib.normalise_pixels(batch["image"], run.config))
-                return decoding.decode(config, maps), 0.0, 0.0
+    def step(weights, batch):
+        maps = run.network.predict(weights, run_lib.normalise_pixels(batch["image"], run.config))
+        return {label: decoding.decode(config, maps) for label, config in configs.items()}, 0.0, 0.0
 
-            with jax.set_mesh(run.mesh):
-                found, loss = evaluate.predict(run, read, run.weights, held_out)
-            scores = evaluate.score(dataclasses.replace(run, config=config), SPLIT, found, loss)
-            columns = {"targets.sigma": job.columns["targets.sigma"], "decoder": label}
-            name = f"{job.name}-{label}"
-            lines.append({"name": name, "status": "finished", **columns, **scores})
-    if not lines:
-        return
-    path = study.table("decoder")
-    with workdir.replacing(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(lines[0]))
-        writer.writeheader()
-        writer.writerows(lines)
+    with jax.set_mesh(run.mesh):
+        found, unknown_loss = evaluate.collect(run, jax.jit(step), run.weights, held_out)
+    return [
+        Line(
+            f"{job.name}-{label}",
+            "finished",
+            {**job.columns, "decoder": label},
+            evaluate.score(
+                run,
+                SPLIT,
+                evaluate.in_original_pixels(run.config, held_out, found[label]),
+                unknown_loss,
+            ),
+        )
+        for label in DECODERS
+    ]
 
 
 def write_results(study: Study) -> None:
     """Collects what the specification asks for in OUT/results."""
-    from heatmap.report import __main__ as report_lib
-    from heatmap.report import markdown, page
-
     results = study.out / "results"
     logs: dict[str, Any] = {}
-    for method, job in study.pair.items():
+    for method, job in study.pairs[ARMS[0]].items():
         logs |= json.loads((job.workdir / workdir.TRAINING_LOG).read_text())
         _copy_best(job.workdir, results / f"{method}_model")
         if importlib.util.find_spec("torch"):
@@ -209,13 +227,26 @@ def write_results(study: Study) -> None:
             to_pth.save(job.workdir, results / f"{method}_model.pth")
     workdir.write_json(results / workdir.TRAINING_LOG, logs)
     tables = [study.table(name) for name in (*study.tables, "decoder")]
-    folders = [job.workdir for job in study.pair.values()]
+    for arms, pair in study.pairs.items():
+        if all(job.is_finished() for job in pair.values()):
+            own = arms == ARMS[0]
+            _write_report(pair, results if own else results / arms, tables if own else [])
+
+
+def _write_report(
+    pair: Mapping[str, Job], folder: pathlib.Path, tables: Sequence[pathlib.Path]
+) -> None:
+    """Compares the runs of both methods, and says first what came of it."""
+    from heatmap.report import __main__ as report_lib
+    from heatmap.report import markdown, page
+
+    folders = [job.workdir for job in pair.values()]
     comparison, gallery = report_lib.report(
         folders, SPLIT, [path for path in tables if path.is_file()]
     )
-    markdown.write(results / "report.md", comparison, gallery, "visualizations")
-    page.write(results / "report.html", comparison, gallery)
-    print(f"wrote {results / 'report.md'} and {results / 'report.html'}")
+    markdown.write(folder / "report.md", comparison, gallery, "visualizations")
+    page.write(folder / "report.html", comparison, gallery)
+    print(f"wrote {folder / 'report.md'} and {folder / 'report.html'}")
     for sentence in comparison.text["summary"]:
         print(sentence)
 
@@ -236,22 +267,31 @@ def main(arguments: list[str] | None = None) -> None:
     parser.epilog = jobs_lib.EPILOG
     parser.add_argument("--out", type=pathlib.Path, required=True, help="the study's folder")
     parser.add_argument("--quick", action="store_true", help="the whole way, in minutes")
-    parser.add_argument("--seeds", type=jobs_lib.positive, help="of each method; default: 3, or 1")
-    parser.add_argument("--parallel", type=jobs_lib.positive, default=1, help="runs at a time")
+    parser.add_argument(
+        "--seeds", type=jobs_lib.positive, help="of each method; default: 3, quick: 1"
+    )
+    parser.add_argument(
+        "--parallel", type=jobs_lib.positive, help="runs at a time; default: 1, quick: 2"
+    )
     options, rest = parser.parse_known_args(arguments)
     from heatmap.report import page
 
     page.libraries()  # asked for now and not after hours
     seeds = options.seeds or (1 if options.quick else 3)
     study = plan(options.out.absolute(), seeds, options.quick, jobs_lib.parse_overrides(rest))
-    all_finished = local.run(study.jobs, options.parallel)
+    # A short run starts up and compiles on one core for most of its time.
+    parallel = options.parallel or (2 if options.quick else 1)
+    all_finished = local.run(study.jobs, parallel)
     write_tables(study)
-    missing = [method for method, job in study.pair.items() if not job.is_finished()]
+    missing = [method for method, job in study.pairs[ARMS[0]].items() if not job.is_finished()]
     if missing:
         raise UserError(
             f"There is nothing to compare without the run of {' and '.join(missing)}; the same "
             "command goes on."
         )
+    from heatmap import compilation
+
+    compilation.keep()
     compare_decoders(study)
     write_results(study)
     if not all_finished:

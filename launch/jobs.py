@@ -127,6 +127,23 @@ def statuses(jobs: Sequence[Job]) -> dict[str, str]:
     return {job.name: "finished" if job.is_finished() else "waiting" for job in jobs}
 
 
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """A line of sweep.csv.
+
+    Attributes:
+      name: of the run.
+      status: 'finished', 'failed', …
+      columns: what tells it from the others.
+      scores: by metric key, empty if it is not finished.
+    """
+
+    name: str
+    status: str
+    columns: Mapping[str, Any]
+    scores: Mapping[str, Any]
+
+
 def write_table(
     jobs: Sequence[Job], status: Mapping[str, str], path: pathlib.Path | None = None
 ) -> pathlib.Path:
@@ -140,17 +157,30 @@ def write_table(
     Returns:
       The file's path.
     """
-    scores = {job.name: job.scores() if status[job.name] == "finished" else {} for job in jobs}
-    varied = list(dict.fromkeys(column for job in jobs for column in job.columns))
-    measures = sorted({key for values in scores.values() for key in values})
     path = path or jobs[0].out / SWEEP
+    lines = [
+        Line(
+            job.name,
+            status[job.name],
+            job.columns,
+            job.scores() if status[job.name] == "finished" else {},
+        )
+        for job in jobs
+    ]
+    write_lines(lines, path)
+    return path
+
+
+def write_lines(lines: Sequence[Line], path: pathlib.Path) -> None:
+    """Writes a sweep.csv of lines that may have different columns and scores."""
+    varied = list(dict.fromkeys(column for line in lines for column in line.columns))
+    measures = sorted({measure for line in lines for measure in line.scores})
     with workdir.replacing(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, ["name", "status", *varied, *measures])
         writer.writeheader()
-        for job in jobs:
-            line = {"name": job.name, "status": status[job.name], **job.columns}
-            writer.writerow({**line, **scores[job.name]})
-    return path
+        for line in lines:
+            own = {"name": line.name, "status": line.status}
+            writer.writerow({**own, **line.columns, **line.scores})
 
 
 def sweep_of(config: str) -> hyper.Sweep:

@@ -262,13 +262,38 @@ def test_a_workdir_of_another_config_is_one_sentence(uninterrupted, tiny_root):
     assert_refused(result, "seed: 0 -> 3")
 
 
+def without_shared_cache(caches):
+    """A user's environment, whose compiled programs go to a folder of their own."""
+    there = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_COMP", "JAX_PERS"))}
+    return {**there, "XDG_CACHE_HOME": str(caches)}
+
+
+def test_the_second_start_compiles_nothing(tiny_root, tmp_path):
+    def start(name):
+        arguments = command(
+            *SMALL, f"--config.data.root={tiny_root}", f"--workdir={tmp_path / name}"
+        )
+        environment = without_shared_cache(tmp_path)
+        result = subprocess.run(
+            arguments, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 0, result.stderr
+        kept = {path.name for path in (tmp_path / "heatmap").glob("compiled-*/*-cache")}
+        return sha_of(result.stdout), kept
+
+    sha, kept = start("first")
+    assert any("train_step" in name for name in kept)
+    assert len(kept) > 5
+    assert start("second") == (sha, kept)
+
+
 def test_a_full_disk_is_one_sentence(tiny_root, tmp_path):
     small = [a for a in SMALL if "train.steps" not in a]
     brief = [*small, "--config.train.steps=2", f"--config.data.root={tiny_root}"]
     arguments = command(*brief, f"--workdir={tmp_path / 'run'}")
     # No file may grow beyond 100 KB: config.json fits, a checkpoint does not.
     limited = ["bash", "-c", 'ulimit -f 100; exec "$@"', "bash", *arguments]
-    environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    environment = without_shared_cache(tmp_path)
     result = subprocess.run(
         limited, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )

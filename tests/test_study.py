@@ -20,7 +20,7 @@ def rows(path):
 @pytest.mark.parametrize("quick", [False, True])
 def test_every_run_of_a_table_differs_from_the_method_in_one_field(tmp_path, quick):
     study = study_lib.plan(tmp_path, 3, quick, {"data.root": "x"})
-    own = {method: job.overrides for method, job in study.pair.items()}
+    own = {method: job.overrides for method, job in study.pairs["own_side"].items()}
     assert [job.columns for job in study.tables["methods"]] == [
         {"model": model, "seed": seed} for seed in range(3) for model in ("heatmap", "regression")
     ]
@@ -30,6 +30,10 @@ def test_every_run_of_a_table_differs_from_the_method_in_one_field(tmp_path, qui
             changed = {k: v for k, v in job.overrides.items() if own["heatmap"][k] != v}
             ((field, value),) = job.columns.items()
             assert changed == ({} if job.name == "heatmap" else {field: value})
+    for job in study.tables["arms"]:
+        changed = {k: v for k, v in job.overrides.items() if own[job.columns["model"]][k] != v}
+        free = job.columns["data.arms"] == "free"
+        assert changed == ({"data.arms": "free"} if free else {})
     for job in study.tables["methods"]:
         changed = {k for k, v in job.overrides.items() if own[job.columns["model"]][k] != v}
         assert changed == ({"seed"} if job.columns["seed"] else set())
@@ -41,9 +45,11 @@ def test_the_specification_is_what_the_runs_are(tmp_path):
     sizes = {job.overrides["targets.heatmap_size"] for job in study.tables["resolution"]}
     assert sizes == {"(32,32)", "(64,64)", "(128,128)"}
     assert {job.overrides["targets.sigma"] for job in study.tables["sigma"]} == {1.0, 2.0, 3.0, 4.0}
-    assert len(study.jobs) == 8  # no run twice, and those of both methods first
+    assert len(study.jobs) == 10  # no run twice, and those of both methods first
     assert [job.name for job in study.jobs[:2]] == ["heatmap", "regression"]
-    assert list(study.pair) == ["heatmap", "regression"]
+    assert {arms: list(pair) for arms, pair in study.pairs.items()} == {
+        arms: ["heatmap", "regression"] for arms in ("own_side", "free")
+    }
 
 
 @pytest.mark.slow
@@ -54,7 +60,6 @@ def test_the_quick_study_has_every_deliverable_and_goes_on(tmp_path, tmp_path_fa
         "launch/heatmap_vs_regression.py",
         f"--out={out}",
         "--quick",
-        "--parallel=2",
         "--config.train.steps=4",
         "--config.train.eval_every_steps=2",
         f"--config.data.root={tmp_path_factory.mktemp('tfds')}",
@@ -75,7 +80,9 @@ def test_the_quick_study_has_every_deliverable_and_goes_on(tmp_path, tmp_path_fa
     assert (results / "report.md").read_text().count("](visualizations/") >= 8
     assert len(list((results / "visualizations").glob("*.png"))) >= 8
     assert "soft_argmax, beta 20" in (results / "report.html").read_text()
-    for name, count in (("methods", 2), ("resolution", 3), ("sigma", 4), ("skip", 2)):
+    assert "has a ceiling below 1" in (results / "free" / "report.md").read_text()
+    assert "has a ceiling below 1" not in (results / "report.md").read_text()
+    for name, count in (("methods", 2), ("arms", 4), ("resolution", 3), ("sigma", 4), ("skip", 2)):
         lines = rows(out / "ablations" / name / "sweep.csv")
         assert [line["status"] for line in lines] == ["finished"] * count
         assert all(float(line["test/error_px"]) > 0 for line in lines)
@@ -89,4 +96,4 @@ def test_the_quick_study_has_every_deliverable_and_goes_on(tmp_path, tmp_path_fa
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
     assert again.returncode == 0, again.stdout + again.stderr
-    assert "8 runs, 8 of them finished already" in again.stdout
+    assert "10 runs, 10 of them finished already" in again.stdout

@@ -37,7 +37,7 @@ def drawn_run(**overrides):
 
 
 def assert_same(run, net):
-    ours, _ = evaluate.look(run, run.weights, {"image": PIXELS})
+    ours = np.asarray(evaluate.make_look_step(run)(run.weights, PIXELS)[0])
     ours = ours.transpose(0, 3, 1, 2) if ours.ndim == 4 else ours.reshape(len(ours), -1)
     with torch.no_grad():
         theirs = net.eval()(torch.tensor(PIXELS).permute(0, 3, 1, 2) / 255).numpy()

@@ -7,6 +7,7 @@ import argparse
 import pathlib
 from collections.abc import Callable
 
+from heatmap import compilation
 from heatmap.errors import UserError, guard
 from heatmap.report import ablation, analysis, examples, markdown, methods, page
 from heatmap.report.findings import UNORDERED, Comparison, Gallery
@@ -103,6 +104,7 @@ def main(arguments: list[str] | None = None) -> None:
     files = outputs(options.out)
     if page.write in files.values():
         page.libraries()  # before minutes of work
+    compilation.keep()
     comparison, gallery = report(
         options.runs,
         options.split,

@@ -184,13 +184,13 @@ def _seen(method: Method, source: Source, split: str, rows: Sequence[int]) -> _S
     together = np.flatnonzero(np.isin(records.ids, records.ids[places]))
     wanted = np.searchsorted(together, places)
     some = records.take(together)
-    run = run_lib.open_run(method.folder, config) if gives_maps(config) else None
-    pictures, maps = [], []
-    for batch in batching.eval_batches(some, config):
-        pictures.append(batch["image"])
-        if run is not None:
-            with jax.set_mesh(run.mesh):
-                maps.append(evaluate.look(run, run.weights, batch)[0])
+    pictures = [batch["image"] for batch in batching.eval_batches(some, config)]
+    maps = []
+    if gives_maps(config):
+        run = run_lib.open_run(method.folder, config)
+        look_step = evaluate.make_look_step(run)
+        with jax.set_mesh(run.mesh):
+            maps = [np.asarray(look_step(run.weights, pixels)[0]) for pixels in pictures]
     return _Seen(
         pictures=np.concatenate(pictures)[wanted],
         affines=batching.eval_affines(some, config)[wanted],
