@@ -20,7 +20,9 @@ import dataclasses
 import importlib.util
 import json
 import pathlib
+import shlex
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -214,8 +216,13 @@ def _read_anew(job: Job) -> list[Line]:
     ]
 
 
-def write_results(study: Study) -> None:
-    """Collects what the specification asks for in OUT/results."""
+def write_results(study: Study, command: str) -> None:
+    """Collects what the specification asks for in OUT/results.
+
+    Args:
+      study: whose runs of both methods are finished.
+      command: the command line, for the reports.
+    """
     results = study.out / "results"
     logs: dict[str, Any] = {}
     for method, job in study.pairs[ARMS[0]].items():
@@ -230,25 +237,34 @@ def write_results(study: Study) -> None:
     for arms, pair in study.pairs.items():
         if all(job.is_finished() for job in pair.values()):
             own = arms == ARMS[0]
-            _write_report(pair, results if own else results / arms, tables if own else [])
+            folder, compared = (results, tables) if own else (results / arms, [])
+            _write_report(pair, folder, compared, command)
 
 
 def _write_report(
-    pair: Mapping[str, Job], folder: pathlib.Path, tables: Sequence[pathlib.Path]
+    pair: Mapping[str, Job], folder: pathlib.Path, tables: Sequence[pathlib.Path], command: str
 ) -> None:
     """Compares the runs of both methods, and says first what came of it."""
     from heatmap.report import __main__ as report_lib
     from heatmap.report import markdown, page
 
-    folders = [job.workdir for job in pair.values()]
     comparison, gallery = report_lib.report(
-        folders, SPLIT, [path for path in tables if path.is_file()]
+        [_from_here(job.workdir) for job in pair.values()],
+        SPLIT,
+        [path for path in tables if path.is_file()],
     )
+    comparison = dataclasses.replace(comparison, command=command)
     markdown.write(folder / "report.md", comparison, gallery, "visualizations")
     page.write(folder / "report.html", comparison, gallery)
     print(f"wrote {folder / 'report.md'} and {folder / 'report.html'}")
     for sentence in comparison.text["summary"]:
         print(sentence)
+
+
+def _from_here(folder: pathlib.Path) -> pathlib.Path:
+    """Names a folder as one types it, so that the report's commands fit any clone."""
+    here = pathlib.Path.cwd()
+    return folder.relative_to(here) if folder.is_relative_to(here) else folder
 
 
 def _copy_best(folder: pathlib.Path, target: pathlib.Path) -> None:
@@ -293,7 +309,8 @@ def main(arguments: list[str] | None = None) -> None:
 
     compilation.keep()
     compare_decoders(study)
-    write_results(study)
+    words = sys.argv[1:] if arguments is None else arguments
+    write_results(study, shlex.join(["python", "launch/heatmap_vs_regression.py", *words]))
     if not all_finished:
         raise SystemExit(1)
 

@@ -1,6 +1,7 @@
 """report.html without a browser: what is in the file, and what is not."""
 
 import base64
+import dataclasses
 import html.parser
 import io
 import json
@@ -181,6 +182,14 @@ def test_command_trains_the_same_config_again(comparison, monkeypatch):
         command_line.parse(words, values)
         assert from_mapping(values.config.to_dict()) == method.config
         assert values.workdir == str(method.folder)
+
+
+def test_the_command_that_made_everything_comes_first(comparison):
+    made = dataclasses.replace(comparison, command="python launch/study.py --out='a b'")
+    first, *others, last = reproduction.commands(made)
+    assert first["command"] == made.command
+    assert others == reproduction.commands(comparison)[:-1]
+    assert last["title"] != reproduction.commands(comparison)[-1]["title"]
 
 
 @pytest.mark.parametrize("module", ["jinja2", "plotly"])

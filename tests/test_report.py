@@ -200,3 +200,14 @@ def test_names_stay_text(tmp_path, name):
         if "---" in line:  # a header and its rule have as many cells
             assert len(re.findall(r"(?<!\\)\|", before)) == len(re.findall(r"\|", line))
     assert re.search(r"(?<!\\)\$", text) is None
+
+
+def test_the_command_that_made_everything_is_given_as_it_is(pair, tmp_path):
+    comparison, _ = command.report(list(pair), "test", [], pictures=False)
+    typed = "python launch/study.py --out=<a|b>\n\n# heading"
+    path = tmp_path / "report.md"
+    markdown.write(path, dataclasses.replace(comparison, command=typed), EMPTY)
+    lines = path.read_text().splitlines()
+    assert "    python launch/study.py --out=<a|b>  # heading" in lines
+    markdown.write(path, comparison, EMPTY)
+    assert "were made by" not in path.read_text()

@@ -1,8 +1,10 @@
 """The study of heatmaps and direct regression: which runs it has, and the whole way in small."""
 
 import csv
+import importlib.util
 import json
 import os
+import shlex
 import subprocess
 import sys
 
@@ -10,6 +12,7 @@ import pytest
 
 from launch import heatmap_vs_regression as study_lib
 from launch.jobs import ROOT
+from tests.test_readme import commands
 
 
 def rows(path):
@@ -52,23 +55,48 @@ def test_the_specification_is_what_the_runs_are(tmp_path):
     }
 
 
-@pytest.mark.slow
-def test_the_quick_study_has_every_deliverable_and_goes_on(tmp_path, tmp_path_factory):
-    out = tmp_path / "study"
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    """The README's command on a few steps: once with a run that must fail, then mended."""
+    out = tmp_path_factory.mktemp("quick") / "study"
+    (line,) = (line for line in commands("python launch/heatmap_vs") if "--quick" in line)
     command = [
         sys.executable,
-        "launch/heatmap_vs_regression.py",
+        *(word for word in shlex.split(line)[1:] if not word.startswith("--out")),
         f"--out={out}",
-        "--quick",
         "--config.train.steps=4",
         "--config.train.eval_every_steps=2",
         f"--config.data.root={tmp_path_factory.mktemp('tfds')}",
     ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
+
+    def start():
+        return subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        )
+
+    (out / "no_skip").mkdir(parents=True)
+    (out / "no_skip" / "notes.txt").write_text("in the way")
+    failed = start()
+    report = (out / "results" / "report.md").read_text()
+    (out / "no_skip" / "notes.txt").unlink()
+    return out, failed, report, start()
+
+
+@pytest.mark.slow
+def test_a_failed_run_is_named_and_the_rest_is_reported(quick):
+    out, failed, report, again = quick
+    assert failed.returncode == 1, failed.stdout + failed.stderr
+    assert f"no_skip failed: see {out / 'no_skip.log'}" in failed.stdout
+    assert "9 of 10 runs finished" in failed.stdout
+    assert "no\\_skip" in report
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "10 runs, 9 of them finished already" in again.stdout
+
+
+@pytest.mark.slow
+def test_the_quick_study_has_every_deliverable(quick):
+    out = quick[0]
     results = out / "results"
     logs = json.loads((results / "training_log.json").read_text())
     assert {model: [line["step"] for line in log] for model, log in logs.items()} == {
@@ -77,6 +105,8 @@ def test_the_quick_study_has_every_deliverable_and_goes_on(tmp_path, tmp_path_fa
     }
     for method in ("heatmap", "regression"):
         assert any((results / f"{method}_model").rglob("*")), method
+        if importlib.util.find_spec("torch"):
+            assert (results / f"{method}_model.pth").is_file()
     assert (results / "report.md").read_text().count("](visualizations/") >= 8
     assert len(list((results / "visualizations").glob("*.png"))) >= 8
     assert "soft_argmax, beta 20" in (results / "report.html").read_text()
@@ -86,14 +116,13 @@ def test_the_quick_study_has_every_deliverable_and_goes_on(tmp_path, tmp_path_fa
         lines = rows(out / "ablations" / name / "sweep.csv")
         assert [line["status"] for line in lines] == ["finished"] * count
         assert all(float(line["test/error_px"]) > 0 for line in lines)
+
+
+@pytest.mark.slow
+def test_the_runs_own_decoder_gives_the_runs_own_scores(quick):
+    out = quick[0]
     decoders = rows(out / "ablations" / "decoder" / "sweep.csv")
     assert len(decoders) == 4 * len(study_lib.DECODERS)
-    # The run's own decoder reads the same scores as the run did.
     (own,) = [d for d in decoders if (d["targets.sigma"], d["decoder"]) == ("2.0", "dark")]
     trained = json.loads((out / "heatmap" / "metrics.json").read_text())
     assert float(own["test/error_px"]) == pytest.approx(trained["test/error_px"], rel=1e-4)
-    again = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert "10 runs, 10 of them finished already" in again.stdout

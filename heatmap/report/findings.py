@@ -460,6 +460,7 @@ class Comparison:
         escape it. Sections: 'summary', 'curves', 'ceiling', 'keypoints', 'why',
         'failures', 'calibration', 'budget', 'training', 'ablation' (one for each of
         `ablations`), 'statistics'.
+      command: the command line that trained all runs and made the report, if there was one.
     """
 
     split: str
@@ -480,6 +481,7 @@ class Comparison:
     budgets: tuple[Budget, ...]
     ablations: tuple[Ablation, ...]
     text: Mapping[str, tuple[str, ...]]
+    command: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

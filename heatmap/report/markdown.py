@@ -89,9 +89,13 @@ class _Page:
         plt.close(figure)
         self.add(f"![{escape(alt)}]({self._folder.name}/{name}.png)")
 
+    def command(self, introduction: str, command: str) -> None:
+        """Adds a command line as it is: what is indented is not marked up."""
+        self.add(introduction)
+        self.add("    " + "".join(c if c.isprintable() else " " for c in command))
+
     def table(self, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """Adds a table of plain text."""
-        lines = [header, ["---"] * len(header)]
         text = [[*map(escape, line)] for line in (header, *rows)]
         lines = [text[0], ["---"] * len(header), *text[1:]]
         self.add("\n".join(f"| {' | '.join(line)} |" for line in lines))
@@ -284,3 +288,5 @@ def _settings(page: _Page) -> None:
             *([setting.field, *setting.values] for setting in comparison.settings),
         ],
     )
+    if comparison.command:
+        page.command("All runs and this report were made by", comparison.command)

@@ -41,6 +41,8 @@ def commands(comparison: Comparison) -> list[dict[str, str]]:
     """
     folders = [shlex.quote(str(method.folder)) for method in comparison.methods]
     lines = []
+    if comparison.command:
+        lines.append({"title": "Train all and write this report", "command": comparison.command})
     for method, folder in zip(comparison.methods, folders, strict=True):
         flags = " ".join(_flags(method.config))
         train = f"python main.py --config=configs/common.py --workdir={folder} {flags}"
@@ -48,7 +50,8 @@ def commands(comparison: Comparison) -> list[dict[str, str]]:
         score = f"python -m heatmap.evaluate --workdir={folder} --split={comparison.split}"
         lines.append({"title": f"Score {method.name} again", "command": score})
     report = f"python -m heatmap.report {' '.join(folders)} --split={comparison.split}"
-    lines.append({"title": "Write this report", "command": f"{report} --out=report.html"})
+    title = "Compare these runs alone" if comparison.command else "Write this report"
+    lines.append({"title": title, "command": f"{report} --out=report.html"})
     return lines
 
 
