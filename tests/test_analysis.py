@@ -122,6 +122,16 @@ def test_the_slope_tells_a_pull_to_the_mean_place():
     assert "pulled to their mean place" in said(comparison, "why")
 
 
+def test_whether_a_few_points_hold_the_error_is_said():
+    few = np.full((40, 3), 2.0)
+    few[0] = 60.0
+    told = said(compare(method("few", TRUTH[:40], off_by(TRUTH[:40], few))), "why")
+    share = 3 * 60**2 / (3 * 60**2 + 117 * 2**2)
+    assert f"The 2.5 % of points that few has wrong at 0.1 hold {100 * share:.3g} % of" in told
+    none = said(compare(method("none", TRUTH, off_by(TRUTH, np.full((60, 3), 2.0)))), "why")
+    assert "none has no point wrong at 0.1; the median error of all is 2.00 px." in none
+
+
 def test_failures_are_grouped_counted_and_ranked():
     first = np.array([[2.0, 30.0, 30.0], [2.0, 3.0, 50.0]])
     second = np.array([[15.0, 4.0, 40.0], [25.0, 4.0, 45.0]])

@@ -33,6 +33,7 @@ PARTS = {  # what a run is put together from, and the tools that read its files
     "optim",
     "state",
     "checkpoint",
+    "compilation",
     "workdir",
     "writers",
     "report",

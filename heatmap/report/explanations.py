@@ -71,6 +71,11 @@ def _concentration(comparison: Comparison, method: Method) -> list[str]:
     if not total:
         return []
     gross = counted & (errors > limit)
+    if not gross.any():
+        return [
+            f"{method.name} has no point wrong at {comparison.threshold:g}; the median error of "
+            f"all is {px(_median(errors[counted]))}."
+        ]
     held = float((errors[gross] ** 2).sum()) / total
     return [
         f"The {percent(gross.sum() / counted.sum())} of points that {method.name} has wrong at "
