@@ -94,13 +94,15 @@ def plan(out: pathlib.Path, seeds: int, quick: bool, overrides: hyper.Overrides)
       seeds: how often each method is trained.
       quick: whether to go the whole way on small pictures and a few steps.
       overrides: config fields that all runs share.
+
+    Raises:
+      UserError: if these have a field that the study varies or computes with.
     """
     side, settings = (QUICK_SIDE, QUICK) if quick else (FULL_SIDE, FULL)
 
     def square(size: int) -> str:
         return f"({size},{size})"
 
-    shared = {"data.image_size": square(side), **settings, **overrides}
     maps = [square(side // stride) for stride in STRIDES]
     own = {
         "targets.heatmap_size": square(side // STRIDE),
@@ -109,6 +111,8 @@ def plan(out: pathlib.Path, seeds: int, quick: bool, overrides: hyper.Overrides)
         "data.arms": ARMS[0],
         "seed": 0,
     }
+    jobs_lib.refuse_fixed(overrides, {"data.image_size", *own})
+    shared = {"data.image_size": square(side), **settings, **overrides}
 
     def job(name: str, method: str, columns: dict[str, Any], changes: hyper.Overrides) -> Job:
         return Job(name, CONFIGS[method], {**shared, **own, **changes}, columns, out)
@@ -226,7 +230,7 @@ def write_results(study: Study, command: str) -> None:
     results = study.out / "results"
     logs: dict[str, Any] = {}
     for method, job in study.pairs[ARMS[0]].items():
-        logs |= json.loads((job.workdir / workdir.TRAINING_LOG).read_text())
+        (logs[method],) = json.loads((job.workdir / workdir.TRAINING_LOG).read_text()).values()
         _copy_best(job.workdir, results / f"{method}_model")
         if importlib.util.find_spec("torch"):
             from benchmarks import to_pth

@@ -15,7 +15,7 @@ import pathlib
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from heatmap import command_line, fields, workdir
@@ -103,7 +103,8 @@ class Job:
 
     def is_finished(self) -> bool:
         """Says whether a run with these very settings has come to its end here."""
-        return self._done.is_file() and self._done.read_text() == self._signature
+        noted = self._done.is_file() and self._done.read_text() == self._signature
+        return noted and bool(self.scores())
 
     def mark_finished(self) -> None:
         """Notes that the run has come to its end."""
@@ -204,8 +205,11 @@ def sweep_of(config: str) -> hyper.Sweep:
         )
     try:
         runs = module.get_hyper(hyper)
-    except ValueError as error:  # lists that cannot be put together
-        raise UserError(f"get_hyper in {path}: {error}") from error
+    except Exception as error:  # hyper's about lists that do not fit, or any of the user's code
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise UserError(f"get_hyper in {path}: {kind}{error}") from error
+    if not isinstance(runs, list) or not all(isinstance(run, Mapping) for run in runs):
+        raise UserError(f"get_hyper in {path} must return a list of {{field: value}}.")
     if not runs:
         raise UserError(f"get_hyper in {path} returns no run.")
     return runs
@@ -217,12 +221,14 @@ def jobs_of(
     """Names the runs of a sweep, whose `common` overrides are not part of their names.
 
     Raises:
-      UserError: if a field is none of the config's, or two runs have one name.
+      UserError: if a field is none of the config's, or set for all runs and varied as well, or if
+        two runs have one name.
     """
     known = fields.names_of(config_lib.Config)
     for field in dict.fromkeys(name for run in [*runs, common] for name in run):
         if not hyper.is_argument(field) and field not in known:
             raise UserError(f"{field} is not a config field: {fields.nearest(field, known)}")
+    refuse_fixed(common, {field for run in runs for field in run})
     jobs = []
     for run in runs:
         arguments, overrides = hyper.divide(run)
@@ -240,6 +246,17 @@ def jobs_of(
     if twice:
         raise UserError(f"Two runs of the sweep would share the folder {out / twice}.")
     return jobs
+
+
+def refuse_fixed(common: hyper.Overrides, varied: Collection[str]) -> None:
+    """Refuses to set a field for all runs that the runs themselves set.
+
+    Raises:
+      UserError: naming the field; the table would name settings that no run has.
+    """
+    for field in common:
+        if field in varied:
+            raise UserError(f"The runs set {field} themselves: leave --config.{field} out.")
 
 
 def parse_overrides(arguments: Sequence[str]) -> hyper.Overrides:

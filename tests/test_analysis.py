@@ -21,6 +21,8 @@ from heatmap.report.findings import (
     ROUNDING,
     SECOND_ONLY,
     UNORDERED,
+    Ablation,
+    AblationRow,
     LogLine,
 )
 from tests.helpers import make_config, properties
@@ -55,13 +57,17 @@ def said(comparison, *sections):
     return " ".join(line for s in sections or comparison.text for line in comparison.text[s])
 
 
-def test_curves_are_the_metrics_of_evaluation(found):
-    config = make_config().eval
-    sized = dataclasses.replace(UNET.predictions, sizes=np.full((60, 2), 128))
-    scores = metrics.pck(sized, POINTS, config)
+def test_curves_are_the_metrics_of_evaluation():
+    predicted = UNET.predictions.predicted.copy()
+    predicted[::3] = predicted[::3, [0, 2, 1]]
+    mixed = method("mixed", TRUTH, predicted)
+    found = compare(mixed)
+    sized = dataclasses.replace(mixed.predictions, sizes=np.full((60, 2), 128))
+    scores = metrics.pck(sized, POINTS, make_config().eval)
+    assert scores["pck@0.1"] < scores["pck@0.1/unordered"]
     for t in (0.05, 0.1, 0.15, 0.2):
-        assert curve_of(found, "unet").at(t).value == pytest.approx(scores[f"pck@{t:g}"])
-        unordered = curve_of(found, "unet", UNORDERED).at(t).value
+        assert curve_of(found, "mixed").at(t).value == pytest.approx(scores[f"pck@{t:g}"])
+        unordered = curve_of(found, "mixed", UNORDERED).at(t).value
         assert unordered == pytest.approx(scores[f"pck@{t:g}/unordered"])
 
 
@@ -119,7 +125,10 @@ def test_the_slope_tells_a_pull_to_the_mean_place():
     comparison = compare(method("exact", TRUTH, TRUTH), pulled)
     slopes = [k.slope.value for k in comparison.keypoints]
     assert slopes == pytest.approx([1.0] * 3 + [0.25] * 3)
-    assert "pulled to their mean place" in said(comparison, "why")
+    told = said(comparison, "why")
+    assert "that of pulled lies 0.25 px further" in told
+    assert "there the predictions spread less than the truth" in told
+    assert "that of exact lies 1 px further on average over keypoints; no interval" in told
 
 
 def test_whether_a_few_points_hold_the_error_is_said():
@@ -184,6 +193,46 @@ def test_the_ceiling_is_computed_from_the_labels():
     assert curve_of(comparison, "guess", UNORDERED).at(0.1).value == 1.0
     assert "guess has 0.667, within it" in said(comparison, "ceiling")
     assert compare(UNET).ceiling is None
+
+
+def test_two_predictions_of_one_point_are_told():
+    """A model that may not know the order can only be half right if it says one point twice."""
+    both, one = TRUTH.copy(), TRUTH.copy()
+    one[:45, 2] = TRUTH[:45, 1] + 1
+    comparison = compare(
+        method("both", TRUTH, both, points=BLIND), method("one", TRUTH, one, points=BLIND)
+    )
+    told = said(comparison, "why")
+    assert "In 75 % of the 60 pairs of left and right" in told
+    assert "both predictions of one are nearest to the same one of the two; loss.inter" in told
+    assert "In 0 % of the 60 pairs" in told
+    assert "nearest to the same" not in said(compare(UNET), "why")
+
+
+def test_without_an_exchange_nothing_is_said_twice():
+    kept = compare(method("kept", TRUTH, TRUTH))
+    assert {c.order for c in kept.curves} == {ORDERED}
+    swapped = compare(method("kept", TRUTH, TRUTH), method("swapped", TRUTH, TRUTH[:, [0, 2, 1]]))
+    assert {c.order for c in swapped.curves} == {ORDERED, UNORDERED}
+
+
+@pytest.mark.parametrize(
+    ("pck", "error", "told"),
+    [
+        ((0.5, 0.9), (2, 1), "test/pck@0.05 is best with seed2=b: 0.9; worst with seed2=a: 0.5"),
+        ((0.99, 1.0), (1, 2), "at least 0.95 everywhere; test/error_px is best with seed2=a: 1;"),
+        ((1.0, 1.0), (1, 1), "test/error_px is 1 with every setting"),
+        ((np.nan, 0.9), (np.nan, 2), "test/pck@0.05 is 0.9 with every setting"),
+    ],
+)
+def test_an_ablation_is_told_by_a_score_that_tells(pck, error, told):
+    rows = tuple(
+        AblationRow((name,), 1, scores, (np.nan, np.nan))
+        for name, *scores in zip("ab", pck, error, strict=True)
+    )
+    sweep = Ablation("sweep", ("seed2",), ("test/pck@0.05", "test/error_px"), rows, ())
+    (sentence,) = compare(UNET, ablations=[sweep]).text["ablation"]
+    assert told in sentence
 
 
 def test_the_text_says_that_the_first_wins(found):

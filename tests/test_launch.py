@@ -178,6 +178,13 @@ def test_a_finished_sweep_may_be_moved(tmp_path):
     assert make_jobs(tmp_path / "there", values=(1,))[0].is_finished()
 
 
+def test_a_run_whose_scores_are_gone_is_not_finished(tmp_path):
+    (job,) = make_jobs(tmp_path, values=(1,))
+    assert local.run([job])
+    (job.workdir / "metrics.json").unlink()
+    assert not job.is_finished()
+
+
 def test_another_command_is_another_run(tmp_path):
     assert local.run(make_jobs(tmp_path, values=(1,)))
     assert make_jobs(tmp_path, values=(1,))[0].is_finished()
@@ -254,6 +261,12 @@ def test_a_config_says_its_own_sweep(tmp_path):
     config.write_text("def get_hyper(hyper):\n    return hyper.zipit([{}], [])\n")
     with pytest.raises(UserError, match=r"mine.py: zipit needs sweeps of one length"):
         jobs.sweep_of(str(config))
+    config.write_text("def get_hyper(hyper):\n    return {}['none']\n")
+    with pytest.raises(UserError, match=r"mine.py: KeyError: 'none'"):
+        jobs.sweep_of(str(config))
+    config.write_text("def get_hyper(hyper):\n    return [1]\n")
+    with pytest.raises(UserError, match=r"must return a list of \{field: value\}"):
+        jobs.sweep_of(str(config))
     with pytest.raises(UserError, match="is no Python file"):
         jobs.sweep_of(str(jobs.ROOT / "README.md"))
 
@@ -263,6 +276,7 @@ def test_a_config_says_its_own_sweep(tmp_path):
     [
         ([{"targets.sgima": 1}], {}, r"targets\.sgima is not a config field.*targets\.sigma"),
         ([{"seed": 1}], {"train.stpes": "1"}, r"train\.stpes is not a config field"),
+        ([{"targets.sigma": 1}], {"targets.sigma": "9"}, r"set targets\.sigma themselves"),
         ([{"data.root": "a/b"}, {"data.root": "a_b"}], {}, "would share the folder .*root=a_b"),
     ],
 )

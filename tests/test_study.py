@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from heatmap.errors import UserError
 from launch import heatmap_vs_regression as study_lib
 from launch.jobs import ROOT
 from tests.test_readme import commands
@@ -41,6 +42,12 @@ def test_every_run_of_a_table_differs_from_the_method_in_one_field(tmp_path, qui
         changed = {k for k, v in job.overrides.items() if own[job.columns["model"]][k] != v}
         assert changed == ({"seed"} if job.columns["seed"] else set())
         assert job.overrides["data.root"] == "x"
+
+
+@pytest.mark.parametrize("field", ["targets.sigma", "seed", "data.image_size", "data.arms"])
+def test_what_the_study_varies_cannot_be_set(tmp_path, field):
+    with pytest.raises(UserError, match=f"set {field} themselves"):
+        study_lib.plan(tmp_path, 3, False, {field: "1"})
 
 
 def test_the_specification_is_what_the_runs_are(tmp_path):
@@ -100,7 +107,7 @@ def test_the_quick_study_has_every_deliverable(quick):
     results = out / "results"
     logs = json.loads((results / "training_log.json").read_text())
     assert {model: [line["step"] for line in log] for model, log in logs.items()} == {
-        "unet": [2, 4],
+        "heatmap": [2, 4],
         "regression": [2, 4],
     }
     for method in ("heatmap", "regression"):

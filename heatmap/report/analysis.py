@@ -54,7 +54,9 @@ def compare(
     _, groups = np.unique(first.predictions.groups, return_inverse=True)
     sampling = accuracy.Sampling(groups, level, seed, draws)
     order = order_of_points(first)
-    orders = [ORDERED, UNORDERED] if first.points.interchangeable_pairs else [ORDERED]
+    # Where no method gains by exchanging a pair, both orders would say everything twice.
+    gains = any(np.any(m.unordered_errors != m.errors, where=~np.isnan(m.errors)) for m in runs)
+    orders = [ORDERED, UNORDERED] if gains or order == UNORDERED else [ORDERED]
     steps = np.arange(round(_MOST / _STEP) + 1) * _STEP
     thresholds = np.unique(np.round([*steps, *quoted, threshold], 6))
     pairs = [(a, b) for i, a in enumerate(runs) for b in runs[i + 1 :]]

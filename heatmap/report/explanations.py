@@ -15,6 +15,7 @@ from heatmap.report.findings import (
     RESIZE,
     ROUNDING,
     SECOND_ONLY,
+    UNORDERED,
     Ablation,
     Budget,
     Calibration,
@@ -31,6 +32,7 @@ _PART_NAMES = {
 }
 # Scores of which fewer is better, by what their names hold.
 _LESS_IS_BETTER = ("error", "err_", "loss")
+_EXHAUSTED = 0.95  # from here on, a share of right points hardly tells settings apart
 
 
 def why(comparison: Comparison) -> list[str]:
@@ -49,17 +51,44 @@ def why(comparison: Comparison) -> list[str]:
             continue
         slopes[method.name] = mean(np.array([k.slope.value for k in known]))
         short = [k.point for k in known if k.slope.high < 1]
-        pulled = (
-            f"; the interval lies below 1 at {join(short)}: these predictions are pulled to their "
-            "mean place"
+        spread = (
+            f"; the interval lies below 1 at {join(short)}: there the predictions spread less than "
+            "the truth, as where a model keeps to the mean place or takes one point for another"
             if short
-            else "; no interval lies below 1, so no pull to the mean place can be told"
+            else "; no interval lies below 1, so that no pull to the mean place can be told"
         )
         sentences.append(
-            f"When a true point moves by 1 px, that of {method.name} moves by "
-            f"{number(slopes[method.name])} px on average over keypoints{pulled}."
+            f"Where a true point lies 1 px further to a side, that of {method.name} lies "
+            f"{number(slopes[method.name])} px further on average over keypoints{spread}."
         )
         sentences += _concentration(comparison, method)
+        sentences += _collapsed_pairs(comparison, method)
+    return sentences
+
+
+def _collapsed_pairs(comparison: Comparison, method: Method) -> list[str]:
+    """Says how often both predictions of a pair without an order go to the same of its points."""
+    if comparison.order != UNORDERED:
+        return []
+    sentences = []
+    found, points = method.predictions, method.points
+    for a, b in points.interchangeable_pairs:
+        truth, predicted = found.truth[:, [a, b]], found.predicted[:, [a, b]]
+        apart = np.linalg.norm(truth[:, 0] - truth[:, 1], axis=-1)
+        limit = 2 * comparison.threshold * method.reference
+        counted = (found.weight[:, [a, b]] > 0).all(axis=1) & (apart > limit) & (limit > 0)
+        counted &= np.isfinite(predicted).all(axis=(1, 2))
+        if not counted.any():
+            continue
+        distance = np.linalg.norm(predicted[:, :, None] - truth[:, None, :], axis=-1)
+        nearest = distance[counted].argmin(axis=2)
+        same = float((nearest[:, 0] == nearest[:, 1]).mean())
+        sentences.append(
+            f"In {percent(same)} of the {counted.sum()} pairs of {points.names[a]} and "
+            f"{points.names[b]} that lie further apart than any place can be right for both, both "
+            f"predictions of {method.name} are nearest to the same one of the two"
+            + ("; loss.interchangeable=True trains without an order." if same > 0.5 else ".")
+        )
     return sentences
 
 
@@ -178,7 +207,7 @@ def training(comparison: Comparison) -> list[str]:
             continue
         best, last = min(lines, key=lambda line: line.val_loss), lines[-1]
         if best is last:
-            after = ", the last: it was still falling, and longer training may help"
+            after = ", at the last evaluation: longer training may help"
         else:
             rise = (last.val_loss / best.val_loss - 1) if best.val_loss > 0 else math.nan
             after = f" of {last.epoch}; by the end it had risen by {percent(rise)}"
@@ -196,19 +225,46 @@ def ablation(comparison: Comparison) -> list[str]:
     return [_extremes(found) for found in comparison.ablations]
 
 
+def telling_metric(found: Ablation) -> int | None:
+    """Chooses the score to speak of: the first that the settings have not all but exhausted.
+
+    Returns:
+      Its place in `found.metrics`, or None if no run has any.
+    """
+    known = [
+        i for i in range(len(found.metrics)) if any(math.isfinite(r.means[i]) for r in found.rows)
+    ]
+    for i in known:
+        worst = min(r.means[i] for r in found.rows if math.isfinite(r.means[i]))
+        if fewer_is_better(found.metrics[i]) or worst < _EXHAUSTED:
+            return i
+    return known[0] if known else None
+
+
+def fewer_is_better(metric: str) -> bool:
+    """Says whether a score is an error."""
+    return any(part in metric for part in _LESS_IS_BETTER)
+
+
 def _extremes(found: Ablation) -> str:
-    if not found.rows or not found.metrics:
+    place = telling_metric(found)
+    if place is None:
         return f"No run of {found.name} has finished."
-    metric = found.metrics[0]
-    less = any(part in metric for part in _LESS_IS_BETTER)
-    rows = sorted(found.rows, key=lambda row: row.means[0], reverse=not less)
-    best, worst = rows[0], rows[-1]
-    text = f"In {found.name}, {metric} is best with {_setting(found, best.settings)}: " + number(
-        best.means[0]
-    )
-    if best is not worst:
-        text += f"; worst with {_setting(found, worst.settings)}: {number(worst.means[0])}"
-    deviations = [row.deviations[0] for row in found.rows if not math.isnan(row.deviations[0])]
+    metric = found.metrics[place]
+    known = [row for row in found.rows if math.isfinite(row.means[place])]
+    rows = sorted(known, key=lambda row: row.means[place], reverse=not fewer_is_better(metric))
+    best, worst = rows[0].means[place], rows[-1].means[place]
+    text = f"In {found.name}, "
+    if place and not fewer_is_better(found.metrics[0]):
+        text += f"{found.metrics[0]} is at least {number(_EXHAUSTED)} everywhere; "
+    if best == worst:
+        text += f"{metric} is {number(best)} with every setting"
+    else:
+        text += (
+            f"{metric} is best with {_setting(found, rows[0].settings)}: {number(best)}; worst "
+            f"with {_setting(found, rows[-1].settings)}: {number(worst)}"
+        )
+    deviations = [r.deviations[place] for r in known if math.isfinite(r.deviations[place])]
     if deviations:
         text += (
             f"; between seeds of one setting the standard deviation is up to "

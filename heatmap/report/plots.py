@@ -11,6 +11,7 @@ matplotlib.use("Agg")  # no screen is needed, and none is looked for
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from heatmap.report import explanations
 from heatmap.report.findings import (
     ORDERED,
     UNORDERED,
@@ -24,6 +25,7 @@ from heatmap.report.findings import (
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _WIDTH = 6.4  # inches
 _GREY = "0.4"
+_DRAWN = 1e-3  # of the largest error
 
 
 def plain(text: str) -> str:
@@ -169,12 +171,12 @@ def training(comparison: Comparison) -> Figure:
         1, len(logged), figsize=(_WIDTH * 0.75 * len(logged), 3.4), squeeze=False
     )
     for axis, (m, method) in zip(axes[0], logged, strict=True):
-        epochs = [line.epoch for line in method.log]
+        steps = [line.step for line in method.log]
         axis.plot(
-            epochs, [line.train_loss for line in method.log], ":", color=colour(m), label="training"
+            steps, [line.train_loss for line in method.log], ":", color=colour(m), label="training"
         )
         axis.plot(
-            epochs,
+            steps,
             _finite([line.val_loss for line in method.log]),
             "-",
             color=colour(m),
@@ -182,51 +184,109 @@ def training(comparison: Comparison) -> Figure:
         )
         if min(line.train_loss for line in method.log) > 0:
             axis.set_yscale("log")
-        axis.set(xlabel="epoch", ylabel=plain(method.config.loss.name))
+        axis.set(xlabel="step", ylabel=plain(method.config.loss.name))
         axis.set_title(plain(method.name), fontsize=10)
         axis.legend(fontsize=8)
     return _finished(figure)
 
 
 def budget(comparison: Comparison) -> Figure:
-    """Draws the square of each part of each method's error, stacked."""
-    figure, axes = plt.subplots(1, 2, figsize=(_WIDTH * 1.4, 3.4), squeeze=False)
+    """Draws what each part adds to each method's error, on a logarithmic axis: parts differ much.
+
+    A part below a thousandth of the largest error is written, not drawn.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(_WIDTH * 1.4, 3.6), squeeze=False)
+    parts = list(dict.fromkeys(part.name for b in comparison.budgets for part in b.parts))
+    width = 0.8 / max(1, len(parts))
+    largest = max((b.rmse for b in comparison.budgets if math.isfinite(b.rmse)), default=1.0) or 1.0
     for axis, only_right in zip(axes[0], (False, True), strict=True):
         budgets = [b for b in comparison.budgets if b.only_right == only_right and b.count]
-        parts = list(dict.fromkeys(part.name for b in budgets for part in b.parts))
-        below = np.zeros(len(budgets))
         for i, name in enumerate(parts):
-            squares = np.array([sum(p.rmse**2 for p in b.parts if p.name == name) for b in budgets])
-            axis.bar(
-                range(len(budgets)), squares, 0.6, bottom=below, color=colour(i + 2), label=name
-            )
-            below += squares
+            at = np.arange(len(budgets)) + (i - (len(parts) - 1) / 2) * width
+            rmse = [next((p.rmse for p in b.parts if p.name == name), math.nan) for b in budgets]
+            drawn = np.where(np.array(rmse) >= largest * _DRAWN, rmse, np.nan)
+            axis.bar(at, drawn, width, color=colour(i + 2), label=name)
+            for x, value in zip(at, rmse, strict=True):
+                if not math.isnan(value):
+                    y = max(value, largest * _DRAWN)
+                    axis.text(x, y, f"{value:.2g}", ha="center", va="bottom", fontsize=7)
+        axis.set_yscale("log")
+        axis.set_ylim(largest * _DRAWN, largest * 3)
+        axis.set_xlim(-0.6, max(1, len(budgets)) - 0.4)
         axis.set_xticks(range(len(budgets)), [plain(b.method) for b in budgets])
         which = f"points right at {comparison.threshold:g}" if only_right else "all points"
-        axis.set_title(f"mean squared error of {which}, px²", fontsize=10)
-        if budgets:
-            axis.legend(fontsize=8)
+        axis.set_title(f"{which}: root mean square of each part, px", fontsize=10)
+    if parts:
+        axes[0, 0].legend(fontsize=8)
     return _finished(figure)
 
 
 def ablation(found: Ablation) -> Figure:
-    """Draws the first score of every setting, with the spread between seeds."""
-    figure, axis = plt.subplots(figsize=(_WIDTH, 0.8 + 0.35 * len(found.rows)))
-    names = [
-        ", ".join(
-            f"{f.rsplit('.', 1)[-1]}={v}"
-            for f, v in zip(found.fields, r.settings, strict=True)
-            if v
-        )
-        for r in found.rows
-    ]
-    values = _finite([row.means[0] for row in found.rows])
-    spread = np.nan_to_num(_finite([row.deviations[0] for row in found.rows]))
-    axis.barh(range(len(names)), values, xerr=spread, color=COLOURS[0], alpha=0.8)
-    axis.set_yticks(range(len(names)), [plain(name or "defaults") for name in names], fontsize=8)
-    axis.invert_yaxis()
-    axis.set_xlabel(f"{plain(found.metrics[0])} (bars: standard deviation between seeds)")
-    axis.set_title(plain(found.name), fontsize=10)
+    """Draws a share of right points and an error of every setting, with the spread of the seeds."""
+    shown = dict.fromkeys(
+        place
+        for place in (0, explanations.telling_metric(found), _first_error(found))
+        if place is not None
+    )
+    if len(found.fields) == 2 and len(found.rows) > 2:
+        return _grids(found, list(shown))
+    figure, axes = plt.subplots(
+        1,
+        len(shown),
+        figsize=(_WIDTH * 1.4, 0.9 + 0.35 * len(found.rows)),
+        squeeze=False,
+        sharey=True,
+    )
+    for axis, place in zip(axes[0], shown, strict=True):
+        values = _finite([row.means[place] for row in found.rows])
+        spread = np.nan_to_num(_finite([row.deviations[place] for row in found.rows]))
+        drawn = axis.barh(range(len(values)), values, xerr=spread, color=COLOURS[0], alpha=0.8)
+        axis.bar_label(drawn, [f" {v:.3g}" for v in values], fontsize=8)
+        axis.margins(x=0.15)
+        axis.set_title(plain(found.metrics[place]), fontsize=10)
+    names = [_setting(found, row.settings) for row in found.rows]
+    axes[0, 0].set_yticks(range(len(names)), names, fontsize=8)
+    axes[0, 0].invert_yaxis()
+    seeds = any(math.isfinite(d) for row in found.rows for d in row.deviations)
+    by = " (lines: standard deviation between seeds)" if seeds else ""
+    figure.suptitle(f"{plain(found.name)}{by}", fontsize=10)
+    return _finished(figure)
+
+
+def _first_error(found: Ablation) -> int | None:
+    errors = (i for i, m in enumerate(found.metrics) if explanations.fewer_is_better(m))
+    return next(errors, None)
+
+
+def _setting(found: Ablation, values: Sequence[str]) -> str:
+    pairs = zip(found.fields, values, strict=True)
+    return plain(", ".join(f"{f.rsplit('.', 1)[-1]}={v}" for f, v in pairs if v) or "defaults")
+
+
+def _grids(found: Ablation, places: Sequence[int]) -> Figure:
+    """Draws two varied fields as rows and columns, the scores in the cells."""
+    rows, columns = (list(dict.fromkeys(r.settings[i] for r in found.rows)) for i in (1, 0))
+    figure, axes = plt.subplots(
+        1,
+        len(places),
+        figsize=(_WIDTH * 1.6, 1.4 + 0.4 * len(rows)),
+        squeeze=False,
+        sharey=True,
+    )
+    for axis, place in zip(axes[0], places, strict=True):
+        cells = np.full((len(rows), len(columns)), np.nan)
+        for row in found.rows:
+            cells[rows.index(row.settings[1]), columns.index(row.settings[0])] = row.means[place]
+        better = "_r" if explanations.fewer_is_better(found.metrics[place]) else ""
+        axis.imshow(cells, aspect="auto", cmap=f"cividis{better}", alpha=0.35)
+        for (i, j), value in np.ndenumerate(cells):
+            axis.text(j, i, f"{value:.3g}", ha="center", va="center", fontsize=8)
+        axis.set_xticks(range(len(columns)), [plain(c) for c in columns], fontsize=8)
+        axis.set_xlabel(plain(found.fields[0]))
+        axis.set_title(plain(found.metrics[place]), fontsize=10)
+    axes[0, 0].set_yticks(range(len(rows)), [plain(r) for r in rows], fontsize=8)
+    axes[0, 0].set_ylabel(plain(found.fields[1]))
+    figure.suptitle(plain(found.name), fontsize=10)
     return _finished(figure)
 
 

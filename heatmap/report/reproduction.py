@@ -2,8 +2,10 @@
 
 import dataclasses
 import importlib.metadata
+import pathlib
 import platform
 import shlex
+import subprocess
 from collections import Counter
 
 import jax
@@ -21,9 +23,26 @@ def environment() -> list[tuple[str, str]]:
     return [
         ("Python", platform.python_version()),
         ("System", f"{platform.system()} on {platform.machine()}"),
+        ("Code", revision()),
         ("Devices", ", ".join(f"{count} × {kind}" for kind, count in devices.items())),
         *((name, _version(name)) for name in _PACKAGES),
     ]
+
+
+def revision() -> str:
+    """Names the commit of this code, with '-dirty' if it was changed since; else its version."""
+    here = pathlib.Path(__file__).parent
+    try:
+        told = subprocess.run(
+            ["git", "-C", here, "describe", "--always", "--dirty"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return f"heatmap {_version('heatmap')}"
+    return told.stdout.strip()
 
 
 def _version(package: str) -> str:
