@@ -1,7 +1,6 @@
 """Experiment 004's config and its sweep of twelve runs."""
 
 import csv
-import json
 import os
 import signal
 import subprocess
@@ -18,6 +17,7 @@ from heatmap.errors import UserError
 from heatmap.losses import LOSSES
 from launch import beetles_sweep, jobs
 from tests.beetles import write_beetlepalooza, write_biorepo, write_hawaii
+from tests.helpers import finish
 
 LINES = [f"sigma={s} lr={r}" for s in ("1", "2", "3") for r in ("1e-3", "3e-3", "1e-2", "3e-2")]
 
@@ -84,10 +84,7 @@ def test_the_picture_shows_the_metric_of_finished_runs(tmp_path):
     blank = tmp_path / "blank.png"
     beetles_sweep.draw(runs, beetles_sweep.PRIMARY, blank)
     for i, job in enumerate(runs[:5]):
-        job.workdir.mkdir()
-        scores = {beetles_sweep.PRIMARY: 0.01 * (i + 1)}
-        (job.workdir / "metrics.json").write_text(json.dumps(scores))
-        job.mark_finished()
+        finish(job, **{beetles_sweep.PRIMARY: 0.01 * (i + 1)})
     drawn = tmp_path / "sweep.png"
     beetles_sweep.draw(runs, beetles_sweep.PRIMARY, drawn)
     a, b = (np.asarray(Image.open(path).convert("L"), float) for path in (blank, drawn))

@@ -15,6 +15,7 @@ import pytest
 
 from heatmap.errors import UserError
 from launch import hyper, jobs, local
+from tests.helpers import finish
 
 
 def test_sweeps_are_lists_of_overrides():
@@ -296,9 +297,7 @@ def test_no_run_at_a_time_is_refused(tmp_path, capsys, number):
 def test_the_table_can_be_written_without_running(tmp_path, capsys):
     command = ["--config=configs/sigma2.py", f"--out={tmp_path}"]
     sweep = jobs.jobs_of(command[0].split("=")[1], jobs.sweep_of("configs/sigma2.py"), tmp_path, {})
-    sweep[1].workdir.mkdir()
-    (sweep[1].workdir / "metrics.json").write_text('{"test/error_px": 0.5}')
-    sweep[1].mark_finished()
+    finish(sweep[1], **{"test/error_px": 0.5})
     local.main([*command, "--table"])
     assert "1 of 3 runs finished" in capsys.readouterr().out
     assert [(row["status"], row["test/error_px"]) for row in table(tmp_path)] == [

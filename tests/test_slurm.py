@@ -14,6 +14,7 @@ import pytest
 
 from heatmap.errors import UserError
 from launch import jobs, local, slurm
+from tests.helpers import finish
 
 EXTRA = "launch/slurm.py needs submitit: pip install -e '.[launch]'"
 TINY = [
@@ -127,7 +128,7 @@ class TestBatchScript:
         config = write_config(tmp_path, sweep)
         runs = jobs.sweep_of(str(config))
         for job in jobs.jobs_of(str(config), runs, tmp_path / "my sweep", {})[:3]:
-            job.mark_finished()
+            finish(job, **{"test/error_px": 0.5})
         assert "#SBATCH --array=0-8%9" in self.dry_run(tmp_path, capsys)
 
 

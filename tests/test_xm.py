@@ -14,6 +14,7 @@ import pytest
 
 from heatmap.errors import UserError
 from launch import jobs, local, xm
+from tests.helpers import finish
 from tests.test_slurm import TINY, write_config
 
 EXTRA = "launch/xm.py needs XManager: pip install -e '.[launch]'"
@@ -152,7 +153,7 @@ class TestClouds:
         options = cloud()
         runs = jobs.sweep_of(str(jobs.ROOT / options.config))
         sweep = jobs.jobs_of(options.config, runs, tmp_path, {"train.steps": "5"})
-        sweep[1].mark_finished()
+        finish(sweep[1], **{"test/error_px": 0.5})
         commands = [xm.command_of(job, options, overrides) for job in sweep]
 
         async def submit():

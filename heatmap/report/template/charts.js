@@ -49,13 +49,19 @@ const report = (() => {
     };
   }
 
+  /* Colours without names mean nothing; on the page the curves' own controls name them. */
+  function named(plan, isNeeded = data.methods.length > 1) {
+    if (!isNeeded) return plan;
+    return { ...plan, showlegend: true, legend: LEGEND, margin: { ...plan.margin, t: 44 } };
+  }
+
   function band(x, curve, colour) {
     const known = x.map((_, i) => i).filter((i) => curve.low[i] !== null && curve.high[i] !== null);
     return {
       x: [...known.map((i) => x[i]), ...known.slice().reverse().map((i) => x[i])],
       y: [...known.map((i) => curve.high[i]), ...known.slice().reverse().map((i) => curve.low[i])],
       fill: "toself", fillcolor: faded(colour, 0.16), line: { width: 0 }, mode: "lines",
-      hoverinfo: "skip",
+      hoverinfo: "skip", showlegend: false,
     };
   }
 
@@ -91,10 +97,10 @@ const report = (() => {
       type: "line", x0: now, x1: now, y0: 0, y1: 1, yref: "paper",
       line: { color: style("--focus"), width: 1.5 },
     }];
-    return [traces, layout("threshold", "PCK", {
+    return [traces, named(layout("threshold", "PCK", {
       hovermode: "x unified", height: 400, shapes,
       xaxis: { range: [0, x.at(-1)], hoverformat: ".3g" }, yaxis: { range: [0, 1.02] },
-    })];
+    }), chosen.printing)];
   }
 
   function errors() {
@@ -105,11 +111,11 @@ const report = (() => {
       marker: { color: ink(m), symbol: SYMBOLS[m % 5], size: 9 }, name: short(data.methods[m]),
       customdata: data.points.map(text), hovertemplate: "%{customdata}: %{x:.2f} px",
     }));
-    return [traces, layout("mean error, px", "", {
+    return [traces, named(layout("mean error, px", "", {
       height: Math.max(300, 90 + 26 * data.points.length * Math.max(1, data.methods.length / 2)),
       xaxis: { rangemode: "tozero" },
       yaxis: { tickvals: ticks, ticktext: data.points.map(short), autorange: "reversed" },
-    })];
+    }))];
   }
 
   function offsets() {
@@ -117,7 +123,7 @@ const report = (() => {
       const described = data.keypoints[m][chosen.point];
       return [
         {
-          ...points[chosen.point], mode: "markers", name: short(data.methods[m]),
+          ...points[chosen.point], mode: "markers", name: short(data.methods[m]), showlegend: false,
           marker: { color: faded(ink(m), 0.45), symbol: SYMBOLS[m % 5], size: 6 },
           hovertemplate: "%{x:.1f}, %{y:.1f} px",
         },
@@ -134,9 +140,9 @@ const report = (() => {
         },
       ];
     });
-    return [traces, layout("to the right, px", "down, px", {
+    return [traces, named(layout("to the right, px", "down, px", {
       height: 420, yaxis: { autorange: "reversed", scaleanchor: "x", zeroline: true },
-    })];
+    }))];
   }
 
   function calibration(signal) {
@@ -152,12 +158,15 @@ const report = (() => {
       };
     });
     const unit = signal === "entropy" ? "entropy, nats (mean of the bin)" : "score (mean of the bin)";
-    return [traces, layout(unit, `share within ${data.threshold}`, { yaxis: { range: [0, 1.03] } })];
+    const plan = layout(unit, `share within ${data.threshold}`, { yaxis: { range: [0, 1.03] } });
+    return [traces, named(plan, traces.length > 1)];
   }
 
   function budget() {
     const rows = data.budgets.map((b) => `${short(b.method)}<br>${b.only_right ? "right" : "all"} points`);
-    const traces = PARTS.map((part, i) => ({
+    const spent = PARTS.filter((part) =>
+      data.budgets.some((b) => b.parts.some((p) => p.name === part)));
+    const traces = spent.map((part, i) => ({
       type: "bar", orientation: "h", name: part, y: rows,
       x: data.budgets.map((b) => b.parts.find((p) => p.name === part)?.share ?? 0),
       marker: { color: ink(i), pattern: { shape: PATTERNS[i], fillmode: "overlay", fgcolor: style("--paper"), solidity: 0.25 } },
