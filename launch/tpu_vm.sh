@@ -1,17 +1,20 @@
 #!/usr/bin/env bash
-# Trains on a Cloud TPU VM, and brings the workdir home.
+# Trains on a Cloud TPU VM, one run or a sweep, and brings the results home.
 set -euo pipefail
 
 usage() {
   cat <<'TEXT'
-usage: launch/tpu_vm.sh --name=VM --zone=ZONE --config=FILE --workdir=DIR [options]
-           [--config.FIELD=VALUE ...]
+usage: launch/tpu_vm.sh --name=VM --zone=ZONE --config=FILE (--workdir=DIR | --out=DIR)
+           [options] [--config.FIELD=VALUE ...]
 
 Makes the TPU VM if there is none of that name, copies this project to it (tracked files, as they
-are now), installs jax[tpu], runs main.py on all workers and fetches DIR. The same command goes on
-where a run was interrupted; to a new VM, a DIR that is here already is copied first. Types with
-one worker only, such as v5litepod-8, or v6e-8: workers share no disk for their checkpoints.
+are now), installs jax[tpu], runs main.py there, or launch/local.py for the config's sweep, and
+fetches DIR. The same command goes on where a run was interrupted; to a new VM, a DIR that is here
+already is copied first. Types with one worker only, such as v5litepod-8, or v6e-8: workers share
+no disk for their checkpoints.
 
+  --workdir=DIR     of one run, as main.py leaves it
+  --out=DIR         of the config's sweep, with its sweep.csv, as launch/local.py leaves it
   --name=VM         of the TPU VM
   --zone=ZONE       e.g. us-central1-a
   --type=TYPE       the accelerator, default v5litepod-1
@@ -30,7 +33,7 @@ fail() {
   exit 2
 }
 
-name="" zone="" workdir="" config="" type=v5litepod-1 version=v2-alpha-tpuv5-lite
+name="" zone="" workdir="" out="" config="" type=v5litepod-1 version=v2-alpha-tpuv5-lite
 spot=() delete=false dry_run=false flags=()
 for argument in "$@"; do
   value=${argument#*=}
@@ -40,6 +43,7 @@ for argument in "$@"; do
     --type=*) type=$value ;;
     --version=*) version=$value ;;
     --workdir=*) workdir=${value%/} ;;
+    --out=*) out=${value%/} ;;
     --config=*) config=$value flags+=("$argument") ;;
     --spot) spot=(--spot) ;;
     --delete) delete=true ;;
@@ -52,8 +56,11 @@ done
 [[ $name ]] || fail "Say which TPU VM: --name=VM; see --help."
 [[ $zone ]] || fail "Say where: --zone=us-central1-a, for example; see --help."
 [[ $config ]] || fail "Say what to train: --config=configs/sigma2.py, for example."
-[[ $workdir ]] || fail "Say where results go: --workdir=runs/tpu, for example."
-[[ $workdir != /* ]] || fail "--workdir=$workdir: say a path inside the project, e.g. runs/tpu."
+[[ $workdir || $out ]] || fail "Say where results go: --workdir=runs/tpu, or --out for a sweep."
+[[ -z $workdir || -z $out ]] || fail "Say --workdir for one run or --out for a sweep, not both."
+results=$workdir$out program=(main.py "--workdir=$workdir")
+[[ -z $out ]] || program=(-m launch.local "--out=$out")
+[[ $results != /* ]] || fail "$results: say a path inside the project, e.g. runs/tpu."
 
 cd "$(dirname "$0")/.."
 $dry_run || command -v gcloud >/dev/null || fail "gcloud is not installed: cloud.google.com/sdk."
@@ -81,18 +88,18 @@ vm scp "$archive" "$name:heatmap.tar.gz" --worker=all
 on_all_workers "mkdir -p heatmap && tar -xzf heatmap.tar.gz -C heatmap && cd heatmap \
 && python3 -m pip install -q --user uv && { [ -d .venv ] || python3 -m uv venv -q -p 3.12 .venv; } \
 && python3 -m uv pip install -q -p .venv -e . 'jax[tpu]'"
-if $new && [[ -d $workdir ]]; then
-  on_all_workers "mkdir -p $(printf %q "heatmap/$(dirname "$workdir")")"
-  vm scp --recurse "$workdir" "$name:heatmap/$workdir" --worker=all
+if $new && [[ -d $results ]]; then
+  on_all_workers "mkdir -p $(printf %q "heatmap/$(dirname "$results")")"
+  vm scp --recurse "$results" "$name:heatmap/$results" --worker=all
 fi
 
 status=0
-on_all_workers "cd heatmap && .venv/bin/python main.py$(printf ' %q' "${flags[@]}" \
-  "--workdir=$workdir")" || status=$?
-run mkdir -p "$(dirname "$workdir")"
-run rm -rf "$workdir.fetched"
-vm scp --recurse "$name:heatmap/$workdir" "$workdir.fetched" --worker=0
-run rm -rf "$workdir"
-run mv "$workdir.fetched" "$workdir"
+on_all_workers "cd heatmap && .venv/bin/python$(printf ' %q' "${program[@]}" "${flags[@]}")" ||
+  status=$?
+run mkdir -p "$(dirname "$results")"
+run rm -rf "$results.fetched"
+vm scp --recurse "$name:heatmap/$results" "$results.fetched" --worker=0
+run rm -rf "$results"
+run mv "$results.fetched" "$results"
 ! $delete || vm delete "$name" --quiet
 exit "$status"

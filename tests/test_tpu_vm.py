@@ -73,8 +73,10 @@ def test_help_explains_every_flag():
         ([ASKED[0], *ASKED[2:]], "--zone="),
         ([*ASKED[:2], ASKED[3]], "--config="),
         (ASKED[:3], "--workdir="),
+        ([*ASKED, "--out=runs/sweep"], "not both"),
         ([*ASKED, "--stpes=3"], "--stpes=3"),
         ([*ASKED[:3], "--workdir=/home/me/run"], "inside the project"),
+        ([*ASKED[:3], "--out=/home/me/sweep"], "inside the project"),
     ],
 )
 def test_a_mistyped_command_is_one_sentence(arguments, words):
@@ -107,9 +109,9 @@ def test_the_dry_run_prints_commands_and_runs_none(tmp_path):
     assert shlex.split(command) == [
         ".venv/bin/python",
         "main.py",
+        "--workdir=runs/t",
         "--config=configs/sigma2.py",
         size,
-        "--workdir=runs/t",
     ]
     assert "vm:heatmap/runs/t" in fetch
 
@@ -133,9 +135,10 @@ def project(tmp_path):
     return project
 
 
-def train(project, *arguments, **environment):
+def train(project, *arguments, results="--workdir=runs/t", **environment):
     return run(
-        *ASKED,
+        *ASKED[:3],
+        results,
         *arguments,
         script=project / "launch" / "tpu_vm.sh",
         PATH=f"{project.parent / 'bin'}:{os.environ['PATH']}",
@@ -152,9 +155,9 @@ def test_it_trains_and_brings_the_workdir_home(project):
     assert not (worker / "heatmap" / "secret").exists()
     assert (project.parent / "vm.arguments").read_text().split() == [
         "main.py",
+        "--workdir=runs/t",
         "--config=configs/sigma2.py",
         "--config.seed=3",
-        "--workdir=runs/t",
     ]
     assert (project / "runs" / "t" / "steps").read_text() == "trained\n"
 
@@ -169,6 +172,18 @@ def test_it_trains_and_brings_the_workdir_home(project):
     assert (project.parent / "vm.found").read_text() == "trained\n" * 2
     assert (project / "runs" / "t" / "steps").read_text() == "trained\n" * 3
     assert not worker.exists()
+
+
+def test_a_sweep_is_the_local_launchers(project):
+    assert train(project, "--config.seed=3", results="--out=runs/t").returncode == 0
+    assert (project.parent / "vm.arguments").read_text().split() == [
+        "-m",
+        "launch.local",
+        "--out=runs/t",
+        "--config=configs/sigma2.py",
+        "--config.seed=3",
+    ]
+    assert (project / "runs" / "t" / "steps").read_text() == "trained\n"
 
 
 def test_a_failed_run_is_fetched_too_and_its_exit_code_kept(project):
