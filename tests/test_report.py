@@ -87,6 +87,7 @@ def test_a_gallery_holds_what_the_models_said(pair):
     assert [s.id for s in stages] == ["val/000.png", "val/001.png"]
     assert stages[0].steps == tuple(sorted(stages[0].steps))
     assert stages[0].maps.shape == (len(stages[0].steps), 16, 16, 2)
+    assert set(np.unique(stages[0].maps.max(axis=(1, 2)))) <= {0.0, 1.0}  # by its own largest value
     assert not [s for s in gallery.stages if s.method == "regression"]
     assert [b.method for b in comparison.budgets] == ["unet"] * 2 + ["regression"] * 2
 

@@ -210,6 +210,11 @@ def shown(maps: np.ndarray, config: Config) -> np.ndarray:
     return np.exp(maps - maps.max(axis=(-3, -2), keepdims=True)).astype(np.float32)
 
 
+def _by_largest(maps: np.ndarray) -> np.ndarray:
+    peaks = maps.max(axis=(-3, -2), keepdims=True)
+    return np.divide(maps, peaks, out=np.zeros_like(maps), where=peaks > 0)
+
+
 def _places(method: Method, records) -> np.ndarray:
     """Returns [N], where a method's rows stand in the records of its split.
 
@@ -259,7 +264,7 @@ def stages(method: Method, source: Source) -> tuple[Stage, ...]:
             picture=batch["image"][n],
             truth=truth[n],
             steps=tuple(int(file.stem) for file in files),
-            maps=shown(np.stack([maps[n] for maps in kept]), source.config),
+            maps=_by_largest(shown(np.stack([maps[n] for maps in kept]), source.config)),
         )
         for n in range(count)
     )

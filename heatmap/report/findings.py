@@ -524,7 +524,8 @@ class Stage:
       picture: [H, W, C] uint8, the method's input, which the maps cover whole.
       truth: [K, 2] in its pixels, NaN where not labelled.
       steps: S, ascending.
-      maps: [S, h, w, K], as in `Example`.
+      maps: [S, h, w, K], as in `Example` but each divided by its own largest value: early ones are
+        faint, and it is their shape that is to be seen.
     """
 
     method: str

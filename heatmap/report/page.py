@@ -47,8 +47,8 @@ def libraries() -> tuple[Any, Any, Any]:
         from plotly import offline
     except ImportError as error:
         raise UserError(
-            f"The HTML report needs {error.name}: pip install -e '.[report]', or give --out a name "
-            "that ends in .md."
+            f"The HTML report needs {error.name}: pip install -e '.[report]'. Where --out ends in "
+            ".md, heatmap.report writes Markdown without it."
         ) from error
     return jinja2, markupsafe, offline
 

@@ -98,7 +98,8 @@ def stages(shown: Sequence[Stage], points: KeypointSet) -> Figure:
         for s, step in enumerate(stage.steps):
             axis = axes[k, s]
             _frame(axis, stage.picture, dim=0.5)
-            axis.imshow(stage.maps[s, :, :, k], cmap="magma", alpha=0.7, extent=(x0, x1, y1, y0))
+            box = (x0, x1, y1, y0)
+            axis.imshow(stage.maps[s, :, :, k], "magma", alpha=0.7, extent=box, vmin=0, vmax=1)
             axis.plot(*stage.truth[k], "o", color="white", markersize=6, fillstyle="none")
             _limit(axis, stage.picture)
             axis.set_title(f"{plain(name)}, step {step}", fontsize=7)
