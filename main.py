@@ -20,6 +20,7 @@ from ml_collections import config_flags
 
 from heatmap import command_line
 from heatmap.errors import guard
+from heatmap.startup import Startup
 
 config_flags.DEFINE_config_file("config", None, command_line.HELP)
 flags.DEFINE_string("workdir", "", "Where results go; default: a new folder under runs/.")
@@ -53,12 +54,15 @@ def main(_: list[str]) -> None:
     workdir = pathlib.Path(flags.FLAGS.workdir or fresh_workdir(name))
     print(f"{config.to_json()}workdir: {workdir}", flush=True)
 
+    startup = Startup()
     from heatmap import compilation, state  # seconds of imports, not owed by a mistyped flag
     from heatmap.train import train
 
     compilation.keep()
     state.divide_cpu(config.train.batch_size)
-    train(config, workdir)
+    startup.listen()
+    startup.ends("imports")
+    train(config, workdir, startup)
 
 
 def fresh_workdir(name: str) -> str:

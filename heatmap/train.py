@@ -40,16 +40,18 @@ from heatmap.config import Config
 from heatmap.errors import UserError
 from heatmap.report import sheet
 from heatmap.run import Run
+from heatmap.startup import Startup
 from heatmap.state import TrainState
 from input_pipeline import batching
 
 
-def train(config: Config, folder: pathlib.Path) -> dict[str, float]:
+def train(config: Config, folder: pathlib.Path, startup: Startup | None = None) -> dict[str, float]:
     """Trains, or goes on training, until the config's length is reached.
 
     Args:
       config: the run's config.
       folder: the workdir; made if it does not exist.
+      startup: a clock, to say what the time before the first step went to.
 
     Returns:
       The scores of the best checkpoint, also in metrics.json; empty if training was interrupted.
@@ -64,15 +66,19 @@ def train(config: Config, folder: pathlib.Path) -> dict[str, float]:
     sha256 = f"split sha256 {split.sha256[:12]}"
     for note in (*records.skipped, *left_out, *records.notes, *split.notes, sha256):
         print(note, flush=True)
+    if startup:
+        startup.ends("data")
     with workdir.locked(folder):
-        return Trainer(config, folder, records, split).run_to_the_end()
+        return Trainer(config, folder, records, split, startup).run_to_the_end()
 
 
 class Trainer:
     """One run: the state, the log and where they are kept."""
 
-    def __init__(self, config: Config, folder: pathlib.Path, records, split):
-        self.config, self.folder = config, folder
+    def __init__(
+        self, config: Config, folder: pathlib.Path, records, split, startup: Startup | None
+    ):
+        self.config, self.folder, self.startup = config, folder, startup
         self.splits = {name: records.take(rows) for name, rows in split.rows.items()}
         self.steps = batching.steps_per_run(config, len(self.splits["train"]))
         if config.loss.interchangeable and not records.points.interchangeable_pairs:
@@ -106,6 +112,8 @@ class Trainer:
         self.state = self._start(optimiser, split.sha256)
         self.stop_asked = False
         self.started = time.monotonic()
+        if startup:
+            startup.ends("weights")
 
     def _start(self, optimiser, split_sha256: str) -> TrainState:
         """Makes the first state, or restores the newest."""
@@ -168,6 +176,10 @@ class Trainer:
         for step, batch in enumerate(batches, start=first + 1):
             moved = batching.to_devices(batch, sharding)
             self.state, loss, finite, outside = self.train_step(self.state, moved)
+            if self.startup and step == first + 1:
+                jax.block_until_ready(loss)
+                self.startup.ends("first step")
+                tqdm.write(self.startup.close())
             if pending:
                 self._check_finite(*pending)
             pending = (step, loss, finite, batch["row"])

@@ -284,12 +284,15 @@ def test_the_second_start_compiles_nothing(tiny_root, tmp_path):
         )
         assert result.returncode == 0, result.stderr
         kept = {path.name for path in (tmp_path / "heatmap").glob("compiled-*/*-cache")}
-        return sha_of(result.stdout), kept
+        (line,) = [line for line in result.stdout.splitlines() if line.startswith("first step ")]
+        assert [name in line for name in ("imports", "data", "weights", "compiling")] == [True] * 4
+        read, programs = map(int, re.findall(r"(\d+) of (\d+) programs kept", line)[0])
+        return sha_of(result.stdout), kept, read, programs
 
-    sha, kept = start("first")
+    sha, kept, read, programs = start("first")
     assert any("train_step" in name for name in kept)
-    assert len(kept) > 5
-    assert start("second") == (sha, kept)
+    assert (read, programs > 0) == (0, True)
+    assert start("second") == (sha, kept, programs, programs)
 
 
 def test_a_full_disk_is_one_sentence(tiny_root, tmp_path):
