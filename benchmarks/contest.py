@@ -1,0 +1,146 @@
+"""Side by side: contestants in processes of their own, that take turns within one run.
+
+What is timed one after the other on a shared machine tells more of the machine's hours than of the
+contestants. Here all are started and warmed up first; then each takes a short turn while the others
+sleep, round after round and in another order each time. Ratios of medians are what counts.
+
+A contestant is a command that calls `serve`; processes keep apart what cannot share one, such as
+settings of malloc or the number of JAX devices.
+"""
+
+import dataclasses
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from heatmap.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Contestant:
+    """One side of a comparison.
+
+    Attributes:
+      name: in the table.
+      command: starts a process that calls `serve`.
+      environment: variables that it is given besides ours.
+    """
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a contestant said of itself, and how long its turns took.
+
+    Attributes:
+      name: of the contestant.
+      facts: what it said before its first turn.
+      seconds: of a unit of its work, such as a step, by turn.
+    """
+
+    name: str
+    facts: dict[str, Any]
+    seconds: list[float]
+
+    @property
+    def median(self) -> float:
+        """Seconds of a unit of work, the median over turns."""
+        return float(np.median(self.seconds))
+
+
+def hold(contestants: Sequence[Contestant], rounds: int) -> list[Result]:
+    """Starts all contestants and lets them take turns.
+
+    Args:
+      contestants: one that ends before its first turn drops out, with its reason on stderr.
+      rounds: turns of each.
+
+    Returns:
+      A result for each that took part, in the order given.
+
+    Raises:
+      UserError: if none takes part.
+    """
+    workers = [worker for one in contestants if (worker := _Worker(one)).is_ready()]
+    if not workers:
+        raise UserError("No contestant could start; what each said stands above.")
+    order = random.Random(0)
+    seconds: dict[str, list[float]] = {worker.name: [] for worker in workers}
+    try:
+        for turn in range(rounds):
+            for worker in order.sample(workers, len(workers)):
+                seconds[worker.name].append(worker.turn())
+            print(f"round {turn + 1} of {rounds}", file=sys.stderr, flush=True)
+    finally:
+        for worker in workers:
+            worker.close()
+    return [Result(worker.name, worker.facts, seconds[worker.name]) for worker in workers]
+
+
+def serve(facts: Mapping[str, Any], turn: Callable[[], float]) -> None:
+    """Answers the process that holds the contest until it hangs up.
+
+    Args:
+      facts: what to say of this contestant, JSON; everything is warm by now.
+      turn: works for a while and returns the seconds of one unit of work.
+    """
+    with os.fdopen(int(os.environ[_CHANNEL]), "w") as channel:
+        print(json.dumps(dict(facts)), file=channel, flush=True)
+        for _ in sys.stdin:
+            print(json.dumps(turn()), file=channel, flush=True)
+
+
+_CHANNEL = "HEATMAP_CONTEST_CHANNEL"  # a pipe apart from stdout, on which libraries may talk
+
+
+class _Worker:
+    """A contestant's process."""
+
+    def __init__(self, contestant: Contestant):
+        self.name = contestant.name
+        self.facts: dict[str, Any] = {}
+        reading, writing = os.pipe()
+        print(f"starting {self.name}", file=sys.stderr, flush=True)
+        self._process = subprocess.Popen(
+            contestant.command,
+            stdin=subprocess.PIPE,
+            stdout=sys.__stderr__,  # this process' own is for the table
+            text=True,
+            pass_fds=(writing,),
+            env={**os.environ, **contestant.environment, _CHANNEL: str(writing)},
+        )
+        os.close(writing)
+        self._answers: Iterator[str] = os.fdopen(reading)
+
+    def is_ready(self) -> bool:
+        """Waits until the contestant is warm; False if it ended instead."""
+        line = next(self._answers, "")
+        if not line:
+            self.close()
+            print(f"{self.name} drops out", file=sys.stderr, flush=True)
+            return False
+        self.facts = json.loads(line)
+        return True
+
+    def turn(self) -> float:
+        """Lets the contestant work, and returns the seconds of a unit."""
+        assert self._process.stdin is not None  # a pipe, as asked for
+        self._process.stdin.write("go\n")
+        self._process.stdin.flush()
+        line = next(self._answers, "")
+        if not line:
+            raise UserError(f"{self.name} ended in its turn; what it said stands above.")
+        return json.loads(line)
+
+    def close(self) -> None:
+        """Hangs up, and waits for the process to end."""
+        self._process.communicate()

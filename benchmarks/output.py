@@ -1,0 +1,73 @@
+"""What every benchmark leaves: a table in Markdown, the numbers as JSON, and a figure."""
+
+import argparse
+import math
+import pathlib
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from heatmap import command_line, workdir
+from heatmap.report import reproduction
+
+Row = Mapping[str, Any]
+
+
+def parser(name: str, about: str | None) -> argparse.ArgumentParser:
+    """Returns the command line of `python -m benchmarks.NAME`, with --out."""
+    flags = command_line.parser(f"python -m benchmarks.{name}", about)
+    flags.add_argument(
+        "--out",
+        type=pathlib.Path,
+        default=pathlib.Path("runs/benchmarks"),
+        help="folder of NAME.json and NAME.png; default: runs/benchmarks",
+    )
+    return flags
+
+
+def publish(out: pathlib.Path, name: str, rows: Sequence[Row], draw: Callable[[Any], None]) -> None:
+    """Prints the rows as a table and writes NAME.json and NAME.png.
+
+    Args:
+      out: the folder.
+      name: of the benchmark.
+      rows: with the same columns.
+      draw: draws the rows into Matplotlib's axes.
+    """
+    print("\n".join(table(rows)), flush=True)
+    words = [f"python -m benchmarks.{name}", *map(shlex.quote, sys.argv[1:])]
+    numbers = {
+        "command": " ".join(words),
+        "environment": dict(reproduction.environment()),
+        "rows": [dict(row) for row in rows],
+    }
+    workdir.write_json(out / f"{name}.json", numbers)
+    _save_figure(out / f"{name}.png", draw)
+    print(f"wrote {out / f'{name}.json'} and {out / f'{name}.png'}", file=sys.stderr)
+
+
+def table(rows: Sequence[Row]) -> list[str]:
+    """Lays out rows with the same columns as Markdown, numbers to three digits."""
+    columns = list(rows[0])
+    lines = [" | ".join(columns), "|".join("---" for _ in columns)]
+    lines += [" | ".join(_cell(row[column]) for column in columns) for row in rows]
+    return [f"| {lines[0]} |", f"|{lines[1]}|", *(f"| {line} |" for line in lines[2:])]
+
+
+def _cell(value: Any) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    if math.isnan(value):
+        return "–"
+    digits = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
+    return f"{value:,.{min(digits, 6)}f}"
+
+
+def _save_figure(path: pathlib.Path, draw: Callable[[Any], None]) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    draw(figure.subplots())
+    with workdir.replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)

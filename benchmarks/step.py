@@ -1,0 +1,49 @@
+"""One contestant of `benchmarks.train_step`, which starts it: takes steps when it is told to.
+
+python -m benchmarks.step --library=jax --config=configs/sigma2.py [--plain]
+python -m benchmarks.step --library=torch --config=configs/sigma2.py [--channels_last]
+    [--bf16] [--compiled]
+"""
+
+import argparse
+from typing import Any
+
+from benchmarks import contest
+from heatmap import command_line
+from heatmap.config import Config
+from heatmap.errors import guard
+
+
+def stepper(options: argparse.Namespace, config: Config) -> Any:
+    """Builds what takes the steps, `step_jax.Stepper` or `step_torch.Stepper`."""
+    if options.library == "torch":
+        from benchmarks import step_torch
+
+        how = {name: getattr(options, name) for name in ("channels_last", "bf16", "compiled")}
+        return step_torch.Stepper(config, **how)
+    from benchmarks import step_jax
+    from heatmap import compilation, state
+
+    compilation.keep()
+    state.divide_cpu(config.train.batch_size)
+    return step_jax.Stepper(config, options.plain)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parses the command line and serves the contest."""
+    parser = command_line.parser("python -m benchmarks.step", __doc__)
+    parser.add_argument("--library", choices=["jax", "torch"], default="jax")
+    parser.add_argument("--plain", action="store_true", help="jax: XLA's own operators")
+    parser.add_argument("--channels_last", action="store_true", help="torch: layout of pictures")
+    parser.add_argument("--bf16", action="store_true", help="torch: autocast to bfloat16")
+    parser.add_argument("--compiled", action="store_true", help="torch: torch.compile")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of a turn")
+    options, config = command_line.read(parser, arguments, default="configs/sigma2.py")
+    steps = stepper(options, config)
+    steps.steps(1)  # compiles
+    count = max(1, round(options.seconds / steps.steps(2)))
+    contest.serve({**steps.facts(), "steps": count}, lambda: steps.steps(count))
+
+
+if __name__ == "__main__":
+    guard(main)

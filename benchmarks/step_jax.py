@@ -1,0 +1,110 @@
+"""A training step of this project, on a batch that lies on the devices already."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+
+from heatmap import optim
+from heatmap import run as run_lib
+from heatmap import state as state_lib
+from heatmap.config import Config
+from heatmap.keypoints import KeypointSet
+from heatmap.models import norm, ops
+from heatmap.train import make_train_step
+from input_pipeline import batching
+
+
+def key_points(config: Config) -> KeypointSet:
+    """Returns four points of two lines where the loss exchanges ends, otherwise five."""
+    if config.loss.interchangeable:
+        return KeypointSet(tuple("abcd"), interchangeable_pairs=((0, 1), (2, 3)))
+    return KeypointSet(tuple("abcde"))
+
+
+def random_batch(config: Config, count: int) -> batching.Batch:
+    """Draws pictures and points."""
+    rng = np.random.default_rng(0)
+    (height, width), size = config.data.image_size, config.train.batch_size
+    picture = (size, height, width, config.data.channels)
+    return {
+        "image": rng.integers(0, 256, picture, dtype=np.uint8),
+        "keypoints": rng.uniform(0, (width, height), (size, count, 2)).astype(np.float32),
+        "visibility": np.ones((size, count), np.int32),
+        "_mask": np.ones(size, np.float32),
+    }
+
+
+@contextlib.contextmanager
+def plain_operators() -> Iterator[None]:
+    """Has networks use XLA's own operators and gradients while they are traced."""
+    with (
+        mock.patch.object(ops, "conv_3x3", ops.plain_conv),
+        mock.patch.object(ops, "conv_transpose_4x4", ops.plain_conv_transpose),
+        mock.patch.object(ops, "max_pool_2x2", ops.plain_max_pool),
+        mock.patch.object(norm, "norm_relu", _plain_norm_relu),
+    ):
+        yield
+
+
+def _plain_norm_relu(x, scale, bias, pool):
+    mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
+    y = nnx.relu((x - mean) * (lax.rsqrt(var + 1e-5) * scale) + bias)
+    return (ops.plain_max_pool(y) if pool else y), mean, var
+
+
+class Stepper:
+    """A run that takes training steps on one batch."""
+
+    def __init__(self, config: Config, plain: bool):
+        """Builds the run, with the operators of `plain_operators` or our own."""
+        points = key_points(config)
+        self._plain = plain
+        self._run = run_lib.build(config, points)
+        optimiser, _ = optim.create(config.optim, 1000)
+        self._train_step = make_train_step(self._run, optimiser)
+        self._state = state_lib.new_state(self._run.weights, optimiser, config.optim.ema_decay > 0)
+        sharding = state_lib.sharded(self._run.mesh)
+        self._batch = batching.to_devices(random_batch(config, points.count), sharding)
+
+    def _work(self) -> float:
+        """Counts the floating-point operations of a step, as the plain operators need them."""
+        with plain_operators(), jax.set_mesh(self._run.mesh):
+            lowered = jax.jit(self._train_step.__wrapped__).lower(self._state, self._batch)
+            costs = lowered.cost_analysis()
+        assert costs is not None  # known for every program that is not compiled yet
+        return float(costs["flops"])
+
+    def facts(self) -> dict[str, Any]:
+        """Says how much work a step is, what this machine can do, and with what it does it."""
+        devices = f"{jax.device_count()} × {jax.devices()[0].device_kind}"
+        return {"work": self._work(), "peak": matmul_peak(), "devices": devices}
+
+    def steps(self, count: int) -> float:
+        """Takes steps and returns the seconds of one."""
+        began = time.perf_counter()
+        operators = plain_operators() if self._plain else contextlib.nullcontext()
+        with operators, jax.set_mesh(self._run.mesh):
+            for _ in range(count):
+                self._state, loss, *_ = self._train_step(self._state, self._batch)
+            jax.block_until_ready(loss)
+        return (time.perf_counter() - began) / count
+
+
+def matmul_peak(size: int = 2048, repeats: int = 8) -> float:
+    """Returns the best floating-point operations per second of a float32 matrix product."""
+    matrix = jnp.ones((size, size))
+    product = jax.jit(lambda a: a @ a).lower(matrix).compile()
+    seconds = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        product(matrix).block_until_ready()
+        seconds.append(time.perf_counter() - began)
+    return 2 * size**3 / min(seconds)

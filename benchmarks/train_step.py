@@ -1,0 +1,143 @@
+"""Training steps side by side: this project, its networks on plain operators, and PyTorch.
+
+    python -m benchmarks.train_step
+    python -m benchmarks.train_step --models vit --rounds 5
+
+Each contestant is a process of its own; all take short turns within one run, round after round, on
+a batch that lies in memory. Prints for each its median over the turns, how many times as fast as
+PyTorch with channels last it is, and which share of this machine's matrix products it reaches.
+PyTorch comes with the extra `bench`; without it, our own two are compared.
+"""
+
+import dataclasses
+import importlib.util
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks import contest, output
+from benchmarks.contest import Contestant, Result
+from heatmap.errors import guard
+
+REFERENCE = "PyTorch, channels last"
+OURS = "heatmap"
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """What is trained.
+
+    Attributes:
+      flags: config and fields.
+      batch: pictures of a step.
+    """
+
+    flags: tuple[str, ...]
+    batch: int
+
+
+MODELS = {
+    "unet": Model(("--config=configs/sigma2.py",), 32),
+    "regression": Model(("--config=configs/regression.py",), 32),
+    "vit": Model(("--config=configs/beetles.py", "--config.model.backbone_init=random"), 8),
+}
+# As `main.py` starts itself.
+_HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+# glibc gives large blocks back to the system after each step, unless it is told not to.
+_LARGE_BLOCKS = dict.fromkeys(
+    ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_"), str(2**30)
+)
+
+
+def contestants(model: Model, batch: int, seconds: float) -> list[Contestant]:
+    """Lists who takes part for one model."""
+
+    def ours(name: str, *flags: str, **environment: str) -> Contestant:
+        return side("jax", name, flags, {**_HUGE_PAGES, **environment})
+
+    def torch(name: str, *flags: str, **environment: str) -> Contestant:
+        return side("torch", name, ("--channels_last", *flags), environment)
+
+    def side(
+        library: str, name: str, flags: Sequence[str], environment: Mapping[str, str]
+    ) -> Contestant:
+        command = [sys.executable, "-m", "benchmarks.step", f"--library={library}", *model.flags]
+        sizes = [f"--config.train.batch_size={batch}", f"--seconds={seconds}"]
+        return Contestant(name, [*command, *sizes, *flags], environment)
+
+    sides = [
+        ours(OURS),
+        ours(f"{OURS}, one device", JAX_NUM_CPU_DEVICES="1"),
+        ours(f"{OURS}, plain operators", "--plain"),
+        ours(f"{OURS}, bfloat16", "--config.model.dtype=bfloat16"),
+    ]
+    if importlib.util.find_spec("torch"):
+        sides += [
+            side("torch", "PyTorch", (), {}),
+            torch(REFERENCE),
+            torch(f"{REFERENCE}, tuned malloc", **_LARGE_BLOCKS),
+            torch(f"{REFERENCE}, tuned malloc, huge pages", **_LARGE_BLOCKS, **_HUGE_PAGES),
+            torch(f"{REFERENCE}, tuned malloc, compiled", "--compiled", **_LARGE_BLOCKS),
+            torch(f"{REFERENCE}, tuned malloc, bfloat16", "--bf16", **_LARGE_BLOCKS),
+        ]
+    return sides
+
+
+def rows(name: str, batch: int, results: Sequence[Result]) -> list[dict[str, Any]]:
+    """Lays out the results of one model.
+
+    Args:
+      name: of the model.
+      batch: pictures of a step.
+      results: of the contestants; ours among them say how much work a step is.
+    """
+    by_name = {result.name: result for result in results}
+    reference = by_name.get(REFERENCE)
+    work, peak = (
+        max((result.facts.get(fact, 0.0) for result in results), default=0.0)
+        for fact in ("work", "peak")
+    )
+    return [
+        {
+            "model": name,
+            "contestant": result.name,
+            "images/s": batch / result.median,
+            f"times {REFERENCE}": reference.median / result.median if reference else float("nan"),
+            "GFLOP/s": work / result.median / 1e9,
+            "of the matmul peak": work / result.median / peak,
+        }
+        for result in results
+    ]
+
+
+def draw(found: Sequence[Mapping[str, Any]], axes: Any) -> None:
+    """Draws images per second as bars, by model."""
+    labels = [f"{row['contestant']} ({row['model']})" for row in found]
+    colours = ["#0b6e8f" if row["contestant"].startswith(OURS) else "#b0b0b0" for row in found]
+    axes.barh(labels, [row["images/s"] for row in found], color=colours)
+    axes.invert_yaxis()
+    axes.set_xlabel("images/s, training")
+    axes.tick_params(axis="y", labelsize=7)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parses the command line, holds the contests and publishes them."""
+    parser = output.parser("train_step", __doc__)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--rounds", type=int, default=9, help="turns of each contestant")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of a turn")
+    parser.add_argument("--batch", type=int, help="pictures of a step; default: the model's own")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="contestants; default: all")
+    options = parser.parse_args(arguments)
+    found = []
+    for name in options.models:
+        batch = options.batch or MODELS[name].batch
+        sides = contestants(MODELS[name], batch, options.seconds)
+        if options.only:
+            sides = [side for side in sides if side.name in options.only]
+        found += rows(name, batch, contest.hold(sides, options.rounds))
+    output.publish(options.out, "train_step", found, lambda axes: draw(found, axes))
+
+
+if __name__ == "__main__":
+    guard(main)

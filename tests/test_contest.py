@@ -1,0 +1,116 @@
+"""Contests between processes, and what a benchmark leaves."""
+
+import json
+import os
+import sys
+
+import pytest
+
+from benchmarks import contest, output, train_step
+from benchmarks.contest import Contestant, Result
+from heatmap.errors import UserError
+
+# Answers with the turns it has had so far, and writes down when it took each.
+WORKER = """
+import os, sys
+from benchmarks import contest
+
+turns = []
+
+def turn():
+    turns.append(1)
+    with open(os.environ["DIARY"], "a") as diary:
+        diary.write(sys.argv[1] + "\\n")
+    print("talking on stdout")
+    return float(len(turns)) * float(sys.argv[2])
+
+contest.serve({"pid": os.getpid(), "given": os.environ.get("GIVEN", "")}, turn)
+"""
+
+
+def worker(name, unit, **environment):
+    return Contestant(name, [sys.executable, "-c", WORKER, name, str(unit)], environment)
+
+
+@pytest.fixture
+def diary(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIARY", str(tmp_path / "diary"))
+    monkeypatch.setenv("PYTHONPATH", os.getcwd())
+    return tmp_path / "diary"
+
+
+def test_contestants_take_turns_in_processes_of_their_own(diary, capfd):
+    slow, fast = contest.hold([worker("slow", 2, GIVEN="this"), worker("fast", 1)], rounds=5)
+    assert (slow.name, fast.name) == ("slow", "fast")
+    assert slow.seconds == [2, 4, 6, 8, 10]
+    assert fast.seconds == [1, 2, 3, 4, 5]
+    assert (slow.median, fast.median) == (6, 3)
+    assert slow.facts["pid"] != fast.facts["pid"]
+    assert (slow.facts["given"], fast.facts["given"]) == ("this", "")
+    order = diary.read_text().split()
+    rounds = [order[i : i + 2] for i in range(0, 10, 2)]
+    assert all(sorted(two) == ["fast", "slow"] for two in rounds)
+    assert len({tuple(two) for two in rounds}) == 2  # nobody always goes first
+    for pid in (slow.facts["pid"], fast.facts["pid"]):
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+    assert capfd.readouterr().out == ""  # that is for tables
+
+
+def test_who_cannot_start_drops_out(diary, capfd):
+    broken = Contestant("broken", [sys.executable, "-c", "raise SystemExit('no such library')"])
+    (result,) = contest.hold([broken, worker("able", 1)], rounds=1)
+    assert result.name == "able"
+    assert "no such library" in capfd.readouterr().err
+    with pytest.raises(UserError, match="No contestant could start"):
+        contest.hold([broken], rounds=1)
+
+
+def test_who_ends_in_the_middle_is_named(diary):
+    code = WORKER.replace("turns.append(1)", "raise SystemExit('out of memory')")
+    ends = Contestant("ends", [sys.executable, "-c", code, "ends", "1"])
+    with pytest.raises(UserError, match="ends ended in its turn"):
+        contest.hold([ends, worker("able", 1)], rounds=1)
+
+
+def test_a_benchmark_leaves_a_table_numbers_and_a_figure(tmp_path, capsys):
+    rows = [{"what": "a", "speed": 1234.5678}, {"what": "b", "speed": float("nan")}]
+    output.publish(tmp_path / "out", "name", rows, lambda axes: axes.plot([1, 2]))
+    printed = capsys.readouterr().out.splitlines()
+    assert printed == ["| what | speed |", "|---|---|", "| a | 1,235 |", "| b | – |"]
+    kept = json.loads((tmp_path / "out" / "name.json").read_text())
+    assert kept["command"].startswith("python -m benchmarks.name")
+    assert kept["rows"][0] == rows[0]
+    assert {"Python", "Devices", "Code"} <= set(kept["environment"])
+    assert (tmp_path / "out" / "name.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (0.012345, "0.0123"), (9.876, "9.88"), (99.96, "100.0"), (7, "7"), ("x", "x")],
+)
+def test_numbers_keep_three_digits(value, text):
+    assert output.table([{"n": value}])[2] == f"| {text} |"
+
+
+def test_steps_are_compared_with_the_reference_and_the_peak():
+    ours = Result(train_step.OURS, {"work": 4e9, "peak": 1e11}, [0.5, 0.1, 0.2])
+    theirs = Result(train_step.REFERENCE, {}, [0.4])
+    first, second = train_step.rows("unet", 32, [ours, theirs])
+    assert first["images/s"] == pytest.approx(160)
+    assert first[f"times {train_step.REFERENCE}"] == pytest.approx(2)
+    assert first["GFLOP/s"] == pytest.approx(20)
+    assert first["of the matmul peak"] == pytest.approx(0.2)
+    assert second["of the matmul peak"] == pytest.approx(0.1)
+
+
+def test_a_step_of_ours_takes_part(tmp_path, capsys):
+    """The whole way with this project alone: processes, turns, table and files."""
+    out = f"--out={tmp_path}"
+    arguments = ["--models", "unet", "--only", train_step.OURS, "--rounds", "2", "--batch", "2"]
+    train_step.main([*arguments, "--seconds", "0.01", out])
+    (row,) = json.loads((tmp_path / "train_step.json").read_text())["rows"]
+    # 2.4 GFLOP a picture forward and back, by a count on paper of the convolutions alone.
+    assert row["GFLOP/s"] / row["images/s"] == pytest.approx(2.39, rel=0.1)
+    assert 0 < row["of the matmul peak"] < 1
+    assert f"| unet | {train_step.OURS} |" in capsys.readouterr().out
