@@ -24,6 +24,14 @@ from heatmap.startup import Startup
 
 config_flags.DEFINE_config_file("config", None, command_line.HELP)
 flags.DEFINE_string("workdir", "", "Where results go; default: a new folder under runs/.")
+flags.DEFINE_string(
+    "coordinator",
+    "",
+    "Of several processes: HOST:PORT of the first, or 'auto' to ask Slurm, Open MPI or the TPU's "
+    "environment, which is done by itself where that says that there are several.",
+)
+flags.DEFINE_integer("processes", 1, "How many, with a --coordinator.")
+flags.DEFINE_integer("process", 0, "Which of them this is, from 0.")
 
 
 def restart_with_huge_pages() -> None:
@@ -55,11 +63,15 @@ def main(_: list[str]) -> None:
     print(f"{config.to_json()}workdir: {workdir}", flush=True)
 
     startup = Startup()
-    from heatmap import compilation, state  # seconds of imports, not owed by a mistyped flag
+    # Seconds of imports, not owed by a mistyped flag.
+    from heatmap import compilation, processes, state
     from heatmap.train import train
 
     compilation.keep()
     state.divide_cpu(config.train.batch_size)
+    processes.join(flags.FLAGS.coordinator, flags.FLAGS.processes, flags.FLAGS.process)
+    if not processes.is_first():
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the first speaks for all
     startup.listen()
     startup.ends("imports")
     train(config, workdir, startup)

@@ -146,8 +146,12 @@ def divide_cpu(batch_size: int) -> None:
 
 
 def create_mesh() -> jax.sharding.Mesh:
-    """Returns the mesh over all devices, with the one axis 'data' that batches are divided on."""
-    return jax.make_mesh((jax.device_count(),), ("data",), (AxisType.Auto,))
+    """Returns the mesh over all devices, with the one axis 'data' that batches are divided on.
+
+    Those of a process stand together: it reads one stretch of every batch.
+    """
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    return jax.sharding.Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:

@@ -29,6 +29,7 @@ from heatmap import (
     objective,
     optim,
     prediction_table,
+    processes,
     workdir,
     writers,
 )
@@ -43,6 +44,8 @@ from heatmap.run import Run
 from heatmap.startup import Startup
 from heatmap.state import TrainState
 from input_pipeline import batching
+
+_AGREE_STEPS = 10  # so often several processes ask one another whether to stop
 
 
 def train(config: Config, folder: pathlib.Path, startup: Startup | None = None) -> dict[str, float]:
@@ -68,7 +71,9 @@ def train(config: Config, folder: pathlib.Path, startup: Startup | None = None) 
         print(note, flush=True)
     if startup:
         startup.ends("data")
-    with workdir.locked(folder):
+    # The processes of one run share the folder, and the first keeps others out.
+    lock = workdir.locked(folder) if processes.is_first() else contextlib.nullcontext()
+    with processes.together(), lock:
         return Trainer(config, folder, records, split, startup).run_to_the_end()
 
 
@@ -98,7 +103,8 @@ class Trainer:
                 f"{folder} has been trained for {saved} steps, more than the {self.steps} asked "
                 "for; choose another --workdir or a longer run."
             )
-        workdir.claim(folder, config)
+        if processes.is_first():
+            workdir.claim(folder, config)
         self.latest, self.best = (Checkpoints(folder, kind, clean=True) for kind in (LATEST, BEST))
         self.writer = writers.create(folder, config)
         self.meta: checkpoint.Meta = {
@@ -152,9 +158,9 @@ class Trainer:
             if first < self.steps:
                 # Before, so that a kill leaves no scores of a shorter run; and after, because
                 # `heatmap.evaluate` may have scored an earlier best checkpoint meanwhile.
-                (self.folder / workdir.METRICS).unlink(missing_ok=True)
+                self._forget_metrics()
                 self._loop(first)
-                (self.folder / workdir.METRICS).unlink(missing_ok=True)
+                self._forget_metrics()
             if self.stop_asked or self.meta["best"] is None:
                 print(
                     f"stopped at step {int(self.state.step)}; the same command with "
@@ -162,7 +168,8 @@ class Trainer:
                 )
                 return {}
             scores = workdir.read_metrics(self.folder)
-            if not all(f"{name}/loss" in scores for name in evaluate.held_out(self.splits)):
+            splits = evaluate.held_out(self.splits)
+            if processes.any_says(not all(f"{name}/loss" in scores for name in splits)):
                 scores = self._finish()
         print(evaluate.table(scores))
         print(f"state_sha256={state_lib.sha256(self.state)}", flush=True)
@@ -184,8 +191,7 @@ class Trainer:
                 self._check_finite(*pending)
             pending = (step, loss, finite, batch["row"])
             due = self._evaluation_is_due(step)
-            out_of_time = self._out_of_time()
-            leaving = self.stop_asked or out_of_time
+            leaving = self._leaves_after(step)
             progress.advance(step)
             if due or leaving or progress.is_due(step) or self._save_is_due(step):
                 self._check_finite(*pending)
@@ -206,7 +212,8 @@ class Trainer:
             if leaving:
                 break
         progress.close()
-        if out_of_time and step < self.steps:
+        self.stop_asked = processes.any_says(self.stop_asked)
+        if not self.stop_asked and step < self.steps:
             print(f"train.max_hours reached at step {step} of {self.steps}", flush=True)
 
     def _validate(self, step: int, progress: "Progress") -> None:
@@ -246,11 +253,13 @@ class Trainer:
     def _sheet(self, step: int) -> None:
         """Draws the first validation pictures and keeps their maps."""
         batch = next(batching.eval_batches(self.splits["val"], self.config))
+        moved = batching.to_devices(batch, state_lib.sharded(self.run.mesh))
+        looked = self.look_step(self.state.weights, moved["image"])
         n = min(self.config.eval.sheet_examples, int(batch["_mask"].sum()))
+        output, predicted = (processes.whole(array)[:n] for array in looked)
+        if not processes.is_first():
+            return
         records = self.splits["val"].take(slice(n))
-        output, predicted = (
-            np.asarray(array)[:n] for array in self.look_step(self.state.weights, batch["image"])
-        )
         maps = None if output.ndim == 3 else output
         if maps is not None:
             with workdir.replacing(self.folder / "heatmaps" / f"{step:07d}.npz") as temporary:
@@ -278,17 +287,25 @@ class Trainer:
         for name in evaluate.held_out(self.splits):
             found, loss = evaluate.predict(self.run, self.predict_step, weights, self.splits[name])
             scores |= evaluate.score(self.run, name, found, loss)
-            path = self.folder / "predictions" / f"{name}.parquet"
-            prediction_table.save(path, found, self.run.points.names, self.config.eval.csv)
+            if processes.is_first():
+                path = self.folder / "predictions" / f"{name}.parquet"
+                prediction_table.save(path, found, self.run.points.names, self.config.eval.csv)
         self._write_scores(self.steps, scores)
-        evaluate.save_metrics(self.folder / workdir.METRICS, scores)
+        if processes.is_first():
+            evaluate.save_metrics(self.folder / workdir.METRICS, scores)
         return scores
 
     def _write_scores(self, step: int, scores: dict[str, float]) -> None:
         """Passes on what could be measured."""
         self.writer.write_scalars(step, {k: v for k, v in scores.items() if math.isfinite(v)})
 
+    def _forget_metrics(self) -> None:
+        if processes.is_first():
+            (self.folder / workdir.METRICS).unlink(missing_ok=True)
+
     def _write_log(self) -> None:
+        if not processes.is_first():
+            return
         log = {self.config.model.name: self.meta["log"]}
         workdir.write_json(self.folder / workdir.TRAINING_LOG, log)
 
@@ -313,6 +330,12 @@ class Trainer:
     def _out_of_time(self) -> bool:
         hours = self.config.train.max_hours
         return hours > 0 and time.monotonic() - self.started > 3600 * hours
+
+    def _leaves_after(self, step: int) -> bool:
+        """Says whether to save and stop after a step: all processes do, or none."""
+        if jax.process_count() > 1 and step % _AGREE_STEPS:
+            return False
+        return processes.any_says(self.stop_asked or self._out_of_time())
 
     def _ask_to_stop(self) -> None:
         self.stop_asked = True

@@ -34,6 +34,7 @@ PARTS = {  # what a run is put together from, and the tools that read its files
     "state",
     "checkpoint",
     "compilation",
+    "processes",
     "startup",
     "workdir",
     "writers",

@@ -1,0 +1,220 @@
+"""Several processes that train one model, on this machine over loopback."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+
+import jax
+import numpy as np
+import pyarrow.parquet
+import pytest
+
+from heatmap import processes
+from heatmap.errors import UserError
+from tests.test_main import ROOT, SMALL, command
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("", 2, 0), "--coordinator=HOST:PORT"),
+        (("auto", 1, 1), "--coordinator=HOST:PORT"),
+        (("somewhere", 2, 0), "--coordinator=somewhere: say HOST:PORT"),
+        (("host:1234", 2, 2), "--process=2 is none of 2"),
+        (("host:1234", 2, -1), "--process=-1 is none of 2"),
+    ],
+)
+def test_mistakes_are_one_sentence(arguments, words):
+    with pytest.raises(UserError, match=re.escape(words)):
+        processes.join(*arguments)
+
+
+class Asked(Exception):
+    pass
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What JAX is asked for, in place of meeting anybody."""
+
+    def initialize(**settings):
+        raise Asked(settings)
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    for name in ("SLURM_NTASKS", "SLURM_NNODES", "SLURM_GPUS_ON_NODE", "OMPI_COMM_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    return lambda *arguments: processes.join(*(arguments or ("", 1, 0)))
+
+
+def test_one_process_meets_nobody(asked, monkeypatch):
+    asked()
+    asked("host:1234", 1, 0)
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "localhost")
+    asked()
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"SLURM_NTASKS": "2"},
+        {"OMPI_COMM_WORLD_SIZE": "4"},
+        {"TPU_WORKER_HOSTNAMES": "a.svc,b.svc"},
+    ],
+)
+def test_launchers_are_believed(asked, monkeypatch, environment):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(Asked) as found:
+        asked()
+    assert "coordinator_address" not in found.value.args[0]
+    assert found.value.args[0]["local_device_ids"] is None
+
+
+def test_the_one_task_of_a_slurm_node_has_all_its_gpus(asked, monkeypatch):
+    for name, value in {"NTASKS": "2", "NNODES": "2", "GPUS_ON_NODE": "4"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    with pytest.raises(Asked) as found:
+        asked()
+    assert found.value.args[0]["local_device_ids"] == [0, 1, 2, 3]
+    monkeypatch.setenv("SLURM_NTASKS", "8")  # a task for each GPU: JAX's own rule
+    with pytest.raises(Asked) as found:
+        asked()
+    assert found.value.args[0]["local_device_ids"] is None
+
+
+def test_an_address_is_passed_on(asked):
+    with pytest.raises(Asked) as found:
+        asked("host:1234", 3, 2)
+    settings = found.value.args[0]
+    assert settings["coordinator_address"] == "host:1234"
+    assert (settings["num_processes"], settings["process_id"]) == (3, 2)
+
+
+def test_a_failure_of_one_process_alone_is_its_own():
+    with pytest.raises(jax.errors.JaxRuntimeError, match="mine"), processes.together():
+        raise jax.errors.JaxRuntimeError("mine")
+
+
+# Steps so small that rounding cannot grow: each loss then tells which examples it was made of.
+STEPS = [
+    *(a for a in SMALL if "every" not in a),
+    "--config.optim.learning_rate=1e-6",
+    "--config.train.save_every_steps=4",
+    "--config.train.eval_every_steps=4",
+    "--config.log.every_steps=1",
+    "--config.data.verify=False",
+]
+
+
+def start(root, folder, count: int, devices: int) -> list[subprocess.Popen]:
+    """Starts the processes of one run; what each prints goes to FOLDER.I.log."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    flags = [*STEPS, f"--config.data.root={root}", f"--workdir={folder}"]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
+    started = []
+    for index in range(count):
+        others = [f"--coordinator={address}", f"--processes={count}", f"--process={index}"]
+        with open(f"{folder}.{index}.log", "a") as log:
+            started.append(
+                subprocess.Popen(
+                    command(*flags, *(others if count > 1 else [])),
+                    cwd=ROOT,
+                    env=environment,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                )
+            )
+    return started
+
+
+def said(folder, index: int = 0) -> str:
+    with open(f"{folder}.{index}.log") as log:
+        return log.read()
+
+
+def finish(started, folder) -> None:
+    for index, process in enumerate(started):
+        assert process.wait(timeout=300) == 0, said(folder, index)
+
+
+def losses(folder) -> np.ndarray:
+    """Returns [lines, 2], the training and validation losses of the log."""
+    (log,) = json.loads((folder / "training_log.json").read_text()).values()
+    assert [line["step"] for line in log] == list(range(4, 25, 4))
+    return np.array([(line["train_loss"], line["val_loss"]) for line in log])
+
+
+@pytest.fixture(scope="module")
+def alone(tiny_root, tmp_path_factory):
+    """The folder of the same run in one process on one device."""
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    finish(start(tiny_root, folder, 1, 1), folder)
+    return folder
+
+
+@pytest.mark.slow
+def test_two_processes_of_four_devices_train_as_one_of_one(tiny_root, tmp_path, alone):
+    folder = tmp_path / "run"
+    finish(start(tiny_root, folder, 2, 4), folder)
+    np.testing.assert_allclose(losses(folder), losses(alone), rtol=1e-5)
+    scores, expected = (
+        json.loads((place / "metrics.json").read_text()) for place in (folder, alone)
+    )
+    assert scores.keys() == expected.keys()
+    assert scores["test/loss"] == pytest.approx(expected["test/loss"], rel=1e-5)
+    for split in ("val", "test"):
+        tables = [
+            pyarrow.parquet.read_table(place / "predictions" / f"{split}.parquet")
+            for place in (folder, alone)
+        ]
+        assert tables[0]["id"] == tables[1]["id"]  # everyone once, in the same order
+        for column in ("x", "y", "x_true", "weight"):
+            np.testing.assert_allclose(*(table[column] for table in tables), atol=1e-3)
+    # The second reads and computes, and leaves printing and writing to the first.
+    assert "state_sha256=" in said(folder, 0)
+    assert "state_sha256=" not in said(folder, 1)
+    assert "Traceback" not in said(folder, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_lost_process_ends_the_job_and_another_number_goes_on(tiny_root, tmp_path, alone, victim):
+    folder = tmp_path / "run"
+    started = start(tiny_root, folder, 2, 4)
+    while "step 11/" not in said(folder):
+        assert started[0].poll() is None, said(folder)
+        time.sleep(0.05)
+    started[victim].kill()
+    started[victim].wait()
+    assert started[1 - victim].wait(timeout=60) != 0
+    if victim:  # the first is told by its own failed exchange; the other may be told by JAX
+        assert "Process 0 of 2 stops, because another is lost" in said(folder)
+        assert "Traceback" not in said(folder)
+
+    finish(start(tiny_root, folder, 1, 2), folder)
+    assert "resumed at step 8" in said(folder)
+    np.testing.assert_allclose(losses(folder), losses(alone), rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_told_to_stop_one_process_stops_all(tiny_root, tmp_path, alone):
+    folder = tmp_path / "run"
+    started = start(tiny_root, folder, 2, 4)
+    while "step 5/" not in said(folder):
+        assert started[0].poll() is None, said(folder)
+        time.sleep(0.05)
+    started[1].send_signal(signal.SIGTERM)
+    finish(started, folder)
+    stopped = int(re.search(r"stopped at step (\d+)", said(folder))[1])
+    assert stopped < 24
+
+    finish(start(tiny_root, folder, 2, 4), folder)
+    assert f"resumed at step {stopped}" in said(folder)
+    np.testing.assert_allclose(losses(folder), losses(alone), rtol=1e-5)
