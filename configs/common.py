@@ -39,6 +39,7 @@ def get_config() -> ConfigDict:
     data.on_error = "raise"  # an unreadable picture: 'raise', or 'skip' and list it
     data.verify = True  # decode every picture once before training
     data.max_megapixels = 64.0  # a larger picture is refused
+    data.cache = ""  # keep decoded pictures: '' = no, in 'memory', or on 'disk' for other runs too
     data.workers = 0  # threads that read and augment, 0 = one per core
 
     split = data.split = ConfigDict()

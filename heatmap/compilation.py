@@ -8,6 +8,8 @@ import warnings
 
 import jax
 
+from heatmap import caches
+
 _VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 _CPUINFO = pathlib.Path("/proc/cpuinfo")
 _KIND_OF_CPU = ("model name", "flags", "Features", "CPU implementer", "CPU part")
@@ -43,8 +45,7 @@ def folder() -> pathlib.Path:
     A program compiled for one kind of CPU may use instructions that another lacks, and JAX's own
     keys do not tell them apart; home folders are often shared by unequal machines.
     """
-    caches = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-    return caches / "heatmap" / f"compiled-{_cpu()}"
+    return caches.folder() / f"compiled-{_cpu()}"
 
 
 def _cpu() -> str:

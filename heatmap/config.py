@@ -58,6 +58,7 @@ class DataConfig:
     on_error: Literal["raise", "skip"]
     verify: bool
     max_megapixels: float
+    cache: Literal["", "memory", "disk"]
     workers: int
     split: SplitConfig
 

@@ -23,6 +23,7 @@ from input_pipeline import (
     coco,
     deeplabcut,
     hawaii,
+    pictures,
     simple_json,
     stick_figures,
 )
@@ -42,13 +43,15 @@ def load(config: DataConfig) -> tuple[Records, Split]:
       config: `name` selects the source, `split` the division.
 
     Returns:
-      (all records, the rows of each split with the split's content hash).
+      (all records, their pictures kept if `cache` asks for it; the rows of each split with the
+      split's content hash).
 
     Raises:
       UserError: for an unknown source, or anything wrong with its files or its division.
     """
     records = read(config)
-    return records, make_split(records, config.split)
+    split = make_split(records, config.split)
+    return pictures.keep(records, config), split
 
 
 def read(config: DataConfig) -> Records:

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from heatmap import geometry
 from heatmap.config import AugmentConfig, DataConfig
+from input_pipeline.records import Records
 
 _GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma, the weights of greyscale
 
@@ -51,6 +52,18 @@ def source_box(box, size: geometry.Size, config: DataConfig, alone: bool) -> np.
         return geometry.fit_box(chosen, config.image_size) if config.fit == "pad" else chosen
     # A crop of one animal keeps its shape: boxes differ in aspect from picture to picture.
     return geometry.fit_box(geometry.pad_box(box, config.box_padding), config.image_size)
+
+
+def source_boxes(records: Records, config: DataConfig) -> np.ndarray:
+    """Returns what part of its picture each record is read from, [N, 4], as `source_box`."""
+    _, index, counts = np.unique(records.ids, return_inverse=True, return_counts=True)
+    alone = counts[index] == 1
+    return np.stack(
+        [
+            source_box(box, tuple(size), config, bool(one))
+            for box, size, one in zip(records.boxes, records.sizes, alone, strict=True)
+        ]
+    )
 
 
 def draw(

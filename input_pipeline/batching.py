@@ -17,7 +17,7 @@ from heatmap import geometry, targets
 from heatmap.config import Config
 from heatmap.errors import UserError
 from heatmap.keypoints import ABSENT, LABELLED, UNKNOWN
-from input_pipeline import augment, images
+from input_pipeline import augment, images, pictures
 from input_pipeline.records import Records
 
 Batch = dict[str, np.ndarray]
@@ -56,7 +56,7 @@ def train_batches(records: Records, config: Config, first: int, last: int) -> It
       _mask float32 [b], and heatmaps float32 [b, h, w, K] where the host renders them.
     """
     size, batch_size, seed = len(records), config.train.batch_size, config.seed
-    boxes = _source_boxes(records, config)
+    boxes = augment.source_boxes(records, config.data)
     mine = _rows_of_process(batch_size)
     orders: dict[int, np.ndarray] = {}
 
@@ -103,7 +103,7 @@ def eval_batches(records: Records, config: Config) -> Iterator[Batch]:
 
 def eval_affines(records: Records, config: Config) -> np.ndarray:
     """Returns `input_from_original` [N, 3, 3] float64 of every example, without augmentation."""
-    boxes = _source_boxes(records, config)
+    boxes = augment.source_boxes(records, config.data)
     return np.stack([geometry.crop_and_resize(box, config.data.image_size) for box in boxes])
 
 
@@ -135,17 +135,6 @@ def _rows_of_process(batch_size: int) -> slice:
     return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
 
 
-def _source_boxes(records: Records, config: Config) -> np.ndarray:
-    _, index, counts = np.unique(records.ids, return_inverse=True, return_counts=True)
-    alone = counts[index] == 1
-    return np.stack(
-        [
-            augment.source_box(box, tuple(size), config.data, bool(one))
-            for box, size, one in zip(records.boxes, records.sizes, alone, strict=True)
-        ]
-    )
-
-
 def _example(
     records: Records, row: int, drawn: augment.Drawn, config: Config, real: bool = True
 ) -> Batch:
@@ -157,7 +146,15 @@ def _example(
     if augment.mirrored(affine):
         permutation = records.points.flip_permutation()
         keypoints, visibility = keypoints[permutation], visibility[permutation]
-    factors, transform = augment.warp_parameters(affine)
+    file = str(records.files[row])
+    if records.kept:
+        shrink = records.kept.factors[file]
+        # Upright already, and smaller than the picture that the affine is of.
+        factors, transform = augment.warp_parameters(affine @ geometry.scaling(shrink, shrink))
+        source = records.kept.pictures[file]
+    else:
+        factors, transform = augment.warp_parameters(affine)
+        source = file if records.pixels is None else records.pixels[row]
     return {
         "keypoints": keypoints.astype(np.float32),
         "visibility": visibility.astype(np.int32),
@@ -168,7 +165,7 @@ def _example(
         "factors": factors,
         "transform": transform,
         "orientation": records.orientations[row].astype(np.int32),
-        "source": records.files[row] if records.pixels is None else records.pixels[row],
+        "source": source,
     }
 
 
@@ -177,12 +174,12 @@ def _batches(
 ) -> Iterator[Batch]:
     """Runs the pixel work in tf.data and yields batches as NumPy arrays."""
     points = records.points.count
-    channels = 0 if records.pixels is None else records.pixels.shape[-1]
-    source = (
-        tf.TensorSpec((), tf.string)
-        if records.pixels is None
-        else tf.TensorSpec(records.pixels.shape[1:], tf.uint8)
-    )
+    if records.kept:
+        source = tf.TensorSpec((None, None, 3), tf.uint8)
+    elif records.pixels is not None:
+        source = tf.TensorSpec(records.pixels.shape[1:], tf.uint8)
+    else:
+        source = tf.TensorSpec((), tf.string)
     signature = {
         "keypoints": tf.TensorSpec((points, 2), tf.float32),
         "visibility": tf.TensorSpec((points,), tf.int32),
@@ -197,7 +194,7 @@ def _batches(
     }
     dataset = tf.data.Dataset.from_generator(examples, output_signature=signature)
     dataset = dataset.map(
-        lambda example: _render(example, config, channels, recolour),
+        lambda example: _render(example, config, recolour),
         num_parallel_calls=config.data.workers or os.cpu_count(),
         deterministic=True,
     )
@@ -231,13 +228,14 @@ def _bad_picture(files: np.ndarray) -> UserError | None:
     return None
 
 
-def _render(example, config: Config, channels: int, recolour: bool):
+def _render(example, config: Config, recolour: bool):
     """Reads, resamples and recolours one picture."""
-    source, orientation = example.pop("source"), example.pop("orientation")
-    image = source if channels else upright(decode(source), orientation)
+    image, orientation = example.pop("source"), example.pop("orientation")
+    if image.dtype == tf.string:
+        image = pictures.upright(pictures.decode(image), orientation)
     if image.shape[-1] != config.data.channels:
-        convert = tf.image.rgb_to_grayscale if channels != 1 else tf.image.grayscale_to_rgb
-        image = convert(image)
+        grey = image.shape[-1] == 1
+        image = (tf.image.grayscale_to_rgb if grey else tf.image.rgb_to_grayscale)(image)
     factors, transform = example.pop("factors"), example.pop("transform")
     image = augment.warp(image, factors, transform, config.data.image_size)
     colour = example.pop("colour")
@@ -245,29 +243,6 @@ def _render(example, config: Config, channels: int, recolour: bool):
         image = augment.jitter(image, colour, config.augment)
     image = tf.ensure_shape(image, (*config.data.image_size, config.data.channels))
     return {**example, "image": tf.cast(tf.round(image), tf.uint8)}
-
-
-def decode(path):
-    """Reads a picture file as RGB, uint8 [H, W, 3]."""
-    image = tf.io.decode_image(tf.io.read_file(path), channels=3, expand_animations=False)
-    image.set_shape((None, None, 3))
-    return image
-
-
-def upright(image, orientation):
-    """Undoes an EXIF orientation (1 … 8) of [H, W, C]."""
-    transposed = tf.transpose(image, (1, 0, 2))
-    shown = [
-        lambda: image,
-        lambda: image[:, ::-1],
-        lambda: image[::-1, ::-1],
-        lambda: image[::-1],
-        lambda: transposed,
-        lambda: transposed[:, ::-1],
-        lambda: transposed[::-1, ::-1],
-        lambda: transposed[::-1],
-    ]
-    return tf.switch_case(orientation - 1, shown)
 
 
 def _host_maps(batch, config: Config):

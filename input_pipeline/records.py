@@ -41,6 +41,7 @@ class Records:
       dataset: [N] str, which data set of a mixture, or '' where that needs no telling.
       left_out: [N] str, why no split may hold the record, or ''.
       pixels: [N, H, W, C] uint8, for small data sets that live in memory, or None.
+      kept: pictures that have been decoded already, `pictures.Kept`, or None.
       skipped: one sentence for each picture left out under `data.on_error='skip'`.
       notes: sentences for the log.
     """
@@ -63,6 +64,7 @@ class Records:
     dataset: np.ndarray = dataclasses.field(default_factory=_unfilled)
     left_out: np.ndarray = dataclasses.field(default_factory=_unfilled)
     pixels: np.ndarray | None = None
+    kept: Any = None
     skipped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from heatmap import geometry
-from input_pipeline import augment, batching
+from input_pipeline import augment, pictures
 from tests.helpers import make_config, properties
 
 BOX = np.array([10.0, 20.0, 70.0, 110.0])  # 60 wide, 90 high
@@ -342,5 +342,5 @@ def test_upright_is_pillows_exif_transpose(orientation):
     image = Image.fromarray(pixels)
     image.getexif()[0x0112] = orientation
     expected = np.asarray(ImageOps.exif_transpose(image))
-    found = tf.function(batching.upright)(tf.constant(pixels), tf.constant(orientation))
+    found = tf.function(pictures.upright)(tf.constant(pixels), tf.constant(orientation))
     np.testing.assert_array_equal(found, expected)

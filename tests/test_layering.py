@@ -17,7 +17,16 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGES = ("heatmap", "input_pipeline", "configs", "launch", "benchmarks")
 
-GROUND = {"errors", "fields", "config", "command_line", "keypoints", "geometry", "targets"}
+GROUND = {
+    "caches",
+    "errors",
+    "fields",
+    "config",
+    "command_line",
+    "keypoints",
+    "geometry",
+    "targets",
+}
 PARTS = {  # what a run is put together from, and the tools that read its files
     "models",
     "losses",

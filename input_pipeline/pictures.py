@@ -1,0 +1,173 @@
+"""Pictures decoded: from their files each time, or once and kept.
+
+A JPEG photograph takes longer to decode than all that follows. `keep` decodes every picture once
+and stores it upright, area-averaged by a whole number as long as it stays twice as large as the
+network's input: for a network, and for crops of a quarter of the picture, all of it is still there.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from heatmap import caches, geometry
+from heatmap.config import DataConfig
+from heatmap.errors import UserError
+from input_pipeline import augment
+from input_pipeline.records import Records
+
+MEMORY, DISK = "memory", "disk"
+_PIXELS, _INDEX = "pixels.bin", "index.json"
+_KEPT_SCALE = 2  # times the input's resolution, at least
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """Decoded pictures by the path of their file.
+
+    Attributes:
+      pictures: uint8 [h, w, 3], upright.
+      factors: by which whole number each is smaller than in its file.
+    """
+
+    pictures: Mapping[str, np.ndarray]
+    factors: Mapping[str, int]
+
+
+def keep(records: Records, config: DataConfig) -> Records:
+    """Decodes the pictures that records name, and returns the records with them.
+
+    Args:
+      records: without pixels in memory; others are returned as they are.
+      config: `cache` says where to keep them: in 'memory', or on 'disk', where runs with the same
+        pictures and input size share them.
+
+    Raises:
+      UserError: if they do not fit, or cannot be written.
+    """
+    if not config.cache or records.pixels is not None:
+        return records
+    factors = _factors(records, config)
+    turned = dict(zip(records.files.tolist(), records.orientations.tolist(), strict=True))
+    if config.cache == MEMORY:
+        with ThreadPoolExecutor(config.workers or os.cpu_count()) as pool:
+            found = pool.map(lambda file: _read(file, turned[file], factors[file]), factors)
+            shown = tqdm(found, "decoding", len(factors), unit="picture", file=sys.stderr)
+            kept = Kept(dict(zip(factors, shown, strict=True)), factors)
+    else:
+        kept = Kept(_on_disk(turned, factors, config), factors)
+    return dataclasses.replace(records, kept=kept)
+
+
+def decode(path):
+    """Reads a picture file as RGB, uint8 [H, W, 3]."""
+    image = tf.io.decode_image(tf.io.read_file(path), channels=3, expand_animations=False)
+    image.set_shape((None, None, 3))
+    return image
+
+
+def upright(image, orientation):
+    """Undoes an EXIF orientation (1 … 8) of [H, W, C]."""
+    transposed = tf.transpose(image, (1, 0, 2))
+    shown = [
+        lambda: image,
+        lambda: image[:, ::-1],
+        lambda: image[::-1, ::-1],
+        lambda: image[::-1],
+        lambda: transposed,
+        lambda: transposed[:, ::-1],
+        lambda: transposed[::-1, ::-1],
+        lambda: transposed[::-1],
+    ]
+    return tf.switch_case(orientation - 1, shown)
+
+
+def _factors(records: Records, config: DataConfig) -> dict[str, int]:
+    """Says for each file by which whole number its picture may be averaged."""
+    factors: dict[str, int] = {}
+    for file, box in zip(records.files, augment.source_boxes(records, config), strict=True):
+        affine = geometry.crop_and_resize(box, config.image_size)
+        enlarged = geometry.scaling(_KEPT_SCALE, _KEPT_SCALE) @ affine
+        factor = min(geometry.area_factors(enlarged))
+        factors[str(file)] = min(factor, factors.get(str(file), factor))
+    return factors
+
+
+def _read(file: str, orientation: int, factor: int) -> np.ndarray:
+    image = upright(decode(file), tf.constant(orientation))
+    if factor > 1:
+        image = augment.area_average(tf.cast(image, tf.float32), (factor, factor))
+        image = tf.cast(tf.round(image), tf.uint8)
+    return image.numpy()
+
+
+def _on_disk(
+    turned: Mapping[str, int], factors: Mapping[str, int], config: DataConfig
+) -> dict[str, np.ndarray]:
+    """Maps the pictures of a folder that is written first if no run has done so."""
+    folder = caches.folder() / f"pictures-{_key(turned, factors)}"
+    if not (folder / _INDEX).is_file():
+        try:
+            _write(folder, turned, factors, config)
+        except OSError as error:
+            raise UserError(
+                f"The pictures cannot be kept in {folder} ({error.strerror or error}); free some "
+                "space, point XDG_CACHE_HOME elsewhere, or set data.cache to 'memory' or ''."
+            ) from error
+    index = json.loads((folder / _INDEX).read_text())
+    pixels = np.memmap(folder / _PIXELS, np.uint8, "r")
+    return {
+        file: pixels[offset : offset + height * width * 3].reshape(height, width, 3)
+        for file, (offset, height, width) in index.items()
+    }
+
+
+def _key(turned: Mapping[str, int], factors: Mapping[str, int]) -> str:
+    """Names a set of pictures by their files, sizes and times, and what is done to them."""
+    digest = hashlib.sha256()
+    for file in sorted(factors):
+        told = os.stat(file)
+        named = (str(pathlib.Path(file).absolute()), told.st_size, told.st_mtime_ns)
+        digest.update(repr((*named, turned[file], factors[file])).encode())
+    return digest.hexdigest()[:16]
+
+
+def _write(
+    folder: pathlib.Path,
+    turned: Mapping[str, int],
+    factors: Mapping[str, int],
+    config: DataConfig,
+) -> None:
+    """Writes the folder under another name, which it loses when it is whole."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        index, offset = {}, 0
+        with (
+            (temporary / _PIXELS).open("wb") as file,
+            ThreadPoolExecutor(config.workers or os.cpu_count()) as pool,
+        ):
+            found = pool.map(lambda name: _read(name, turned[name], factors[name]), factors)
+            shown = tqdm(found, "decoding", len(factors), unit="picture", file=sys.stderr)
+            for name, picture in zip(factors, shown, strict=True):
+                file.write(picture.tobytes())
+                index[name] = (offset, *picture.shape[:2])
+                offset += picture.nbytes
+        (temporary / _INDEX).write_text(json.dumps(index))
+        try:
+            temporary.rename(folder)
+        except OSError:
+            if not (folder / _INDEX).is_file():  # else another run was sooner
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,171 @@
+"""Pictures that are decoded once and kept."""
+
+import dataclasses
+import json
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from heatmap import caches
+from heatmap.errors import UserError
+from input_pipeline import batching, pictures
+from tests.test_batching import AUGMENTED, make_pixels, make_records, on_disk, settings
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+
+
+def batches(records, config):
+    trained = list(batching.train_batches(records, config, 0, 4))
+    return [*trained, *batching.eval_batches(records, config)]
+
+
+def turn(records, orientation: int):
+    """Stores the pictures turned, with the EXIF orientation that undoes it."""
+    for file in records.files:
+        image = Image.open(file)
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        image.transpose(Image.Transpose.ROTATE_90).save(file, exif=exif)
+    return dataclasses.replace(records, orientations=np.full(len(records), orientation))
+
+
+@pytest.mark.parametrize("cache", ["memory", "disk"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_kept_pictures_give_the_same_batches(tmp_path, cache, orientation):
+    """Bit for bit, where the pictures are not much larger than the input."""
+    records = on_disk(make_records(), tmp_path)
+    if orientation > 1:
+        records = turn(records, orientation)
+    config = settings(**AUGMENTED, **{"data.cache": cache})
+    kept = pictures.keep(records, config.data)
+    assert set(kept.kept.factors.values()) == {1}
+    for batch, other in zip(batches(records, config), batches(kept, config), strict=True):
+        assert batch.keys() == other.keys()
+        for name in batch:
+            np.testing.assert_array_equal(batch[name], other[name], err_msg=name)
+
+
+def smooth(count, size):
+    """Pictures without detail that a smaller copy would lose."""
+    rows, columns = np.mgrid[: size[0], : size[1]] / max(size)
+    phases = np.arange(count)[:, None, None, None] + np.arange(3)
+    waves = np.sin(6 * rows[..., None] + phases) + np.cos(5 * columns[..., None] - phases)
+    return np.round(127.5 + 60 * waves).astype(np.uint8)
+
+
+@pytest.mark.parametrize("size", [(160, 240), (163, 245)])
+def test_large_pictures_are_kept_at_twice_the_input(tmp_path, size):
+    """Points stay where they are, and pixels within what rounding and interpolation leave."""
+    records = on_disk(make_records(4, size=size, pixels=smooth(4, size)), tmp_path)
+    config = settings(**AUGMENTED, **{"data.cache": "memory"})
+    kept = pictures.keep(records, config.data)
+    assert set(kept.kept.factors.values()) == {5}  # of 16×16 pixels: 32 along the shorter side
+    assert {p.shape for p in kept.kept.pictures.values()} == {
+        (-(-size[0] // 5), -(-size[1] // 5), 3)
+    }
+    for batch, other in zip(batches(records, config), batches(kept, config), strict=True):
+        np.testing.assert_array_equal(batch["keypoints"], other["keypoints"])
+        off = np.abs(batch["image"].astype(float) - other["image"])
+        assert off.mean() < 1.5
+        inner = off[:, 2:-2, 2:-2]
+        assert np.percentile(inner, 99) < 8
+
+
+def test_a_small_box_keeps_its_picture_whole(tmp_path):
+    records = on_disk(make_records(3, size=(160, 160)), tmp_path)
+    config = settings(**{"data.crop": "box", "data.cache": "memory"})
+    small = dataclasses.replace(records, boxes=np.tile([10.0, 10.0, 30.0, 30.0], (3, 1)))
+    assert set(pictures.keep(records, config.data).kept.factors.values()) == {6}
+    assert set(pictures.keep(small, config.data).kept.factors.values()) == {1}
+    # Of two instances in one picture the smaller decides.
+    both = dataclasses.replace(
+        records,
+        files=np.repeat(records.files[:1], 3),
+        boxes=np.array([[0, 0, 159, 159], [10, 10, 30, 30], [0, 0, 159, 159.0]]),
+    )
+    assert pictures.keep(both, config.data).kept.factors == {str(records.files[0]): 1}
+
+
+def test_the_disk_is_written_once_and_shared(tmp_path, monkeypatch):
+    records = on_disk(make_records(), tmp_path)
+    config = settings(**{"data.cache": "disk"}).data
+    first = pictures.keep(records, config)
+    (folder,) = caches.folder().glob("pictures-*")
+    assert {path.name for path in folder.iterdir()} == {"pixels.bin", "index.json"}
+    for file, picture in first.kept.pictures.items():
+        np.testing.assert_array_equal(picture, np.asarray(Image.open(file)))
+
+    # A second run reads what is there, whatever has become of the decoder.
+    monkeypatch.setattr(pictures, "decode", None)
+    again = pictures.keep(records, config)
+    for file, picture in first.kept.pictures.items():
+        np.testing.assert_array_equal(picture, again.kept.pictures[file])
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+
+    # A picture that has been changed is another one, even if its size is the same.
+    file = records.files[3]
+    Image.fromarray(255 - make_pixels(1)[0]).save(file)
+    os.utime(file, ns=(1, 1))
+    changed = pictures.keep(records, config)
+    np.testing.assert_array_equal(changed.kept.pictures[str(file)], 255 - make_pixels(1)[0])
+    assert len(list(caches.folder().glob("pictures-*"))) == 2
+
+
+def test_what_a_kill_left_is_no_cache(tmp_path, monkeypatch):
+    records = on_disk(make_records(), tmp_path)
+    config = settings(**{"data.cache": "disk"}).data
+    read, seen = pictures._read, []
+
+    def die_at_the_fifth(*arguments):
+        seen.append(arguments)
+        if len(seen) == 5:
+            raise KeyboardInterrupt
+        return read(*arguments)
+
+    monkeypatch.setattr(pictures, "_read", die_at_the_fifth)
+    with pytest.raises(KeyboardInterrupt):
+        pictures.keep(records, config)
+    assert list(caches.folder().iterdir()) == []
+    monkeypatch.setattr(pictures, "_read", read)
+    assert len(pictures.keep(records, config).kept.pictures) == 10
+
+
+def test_two_runs_that_write_at_once_do_not_mind(tmp_path, monkeypatch):
+    records = on_disk(make_records(), tmp_path)
+    config = settings(**{"data.cache": "disk"}).data
+    write = pictures._write
+
+    def sooner_and_later(*arguments):
+        write(*arguments)
+        write(*arguments)
+
+    monkeypatch.setattr(pictures, "_write", sooner_and_later)
+    assert len(pictures.keep(records, config).kept.pictures) == 10
+    assert len(list(caches.folder().iterdir())) == 1
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
+    records = on_disk(make_records(), tmp_path)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(UserError, match=r"cannot be kept in .*XDG_CACHE_HOME"):
+        pictures.keep(records, settings(**{"data.cache": "disk"}).data)
+
+
+def test_pictures_in_memory_already_are_left_alone():
+    records = make_records()
+    assert pictures.keep(records, settings(**{"data.cache": "disk"}).data) is records
+    assert not caches.folder().exists()
+
+
+def test_the_index_names_every_picture(tmp_path):
+    records = on_disk(make_records(), tmp_path)
+    pictures.keep(records, settings(**{"data.cache": "disk"}).data)
+    (index,) = caches.folder().glob("pictures-*/index.json")
+    assert json.loads(index.read_text()).keys() == set(records.files)
