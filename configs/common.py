@@ -53,7 +53,7 @@ def get_config() -> ConfigDict:
     split.salt = 0  # another number gives another split by hash or species_groups
 
     augment = config.augment = ConfigDict()  # of training pictures; these defaults change nothing
-    augment.where = "host"  # the pixel work is done in tf.data
+    augment.where = "host"  # the pixel work is done in tf.data, or on the 'device' in the step
     augment.crop_scale = (1.0, 1.0)  # area of the random crop, as a share of the picture
     augment.crop_ratio = (1.0, 1.0)  # its width/height, relative to the picture's
     augment.scale = (1.0, 1.0)  # zoom about the centre

@@ -67,7 +67,7 @@ class DataConfig:
 class AugmentConfig:
     """Random changes of the training pictures."""
 
-    where: Literal["host"]
+    where: Literal["host", "device"]
     crop_scale: Range
     crop_ratio: Range
     scale: Range

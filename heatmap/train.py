@@ -43,7 +43,7 @@ from heatmap.report import sheet
 from heatmap.run import Run
 from heatmap.startup import Startup
 from heatmap.state import TrainState
-from input_pipeline import batching
+from input_pipeline import batching, device
 
 _AGREE_STEPS = 10  # so often several processes ask one another whether to stop
 
@@ -65,6 +65,8 @@ def train(config: Config, folder: pathlib.Path, startup: Startup | None = None) 
     batching.check_batch_size(config.train.batch_size)
     workdir.check(folder, config)
     records, split = input_pipeline.load(config.data)
+    if config.augment.where == "device":
+        batching.source_size(records)  # refuses records that a device cannot be sent
     left_out = [f"left out: {len(records.skipped)} pictures"] if records.skipped else []
     sha256 = f"split sha256 {split.sha256[:12]}"
     for note in (*records.skipped, *left_out, *records.notes, *split.notes, sha256):
@@ -364,7 +366,8 @@ def make_train_step(run: Run, optimiser: optax.GradientTransformation):
     config, decay = run.config, run.config.optim.ema_decay
 
     def loss_of(params, state: TrainState, batch, key):
-        image = run_lib.normalise_pixels(batch["image"], config)
+        pixels = batch["image"] if "image" in batch else device.render(batch, config)
+        image = run_lib.normalise_pixels(pixels, config)
         output, stats = run.network.train(params, state.frozen, state.stats, image, key)
         total, weight = objective.compute(config, run.points, output, batch)
         return losses.mean(total, weight), (total, weight, stats)

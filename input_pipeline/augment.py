@@ -15,7 +15,7 @@ from heatmap import geometry
 from heatmap.config import AugmentConfig, DataConfig
 from input_pipeline.records import Records
 
-_GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma, the weights of greyscale
+GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma, the weights of greyscale
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,7 +188,7 @@ def jitter(image, colour, config: AugmentConfig):
         return tf.clip_by_value(share * first + (1 - share) * second, 0.0, 255.0)
 
     def grey(image):
-        return tf.tensordot(image, _GREY, 1)[..., None] if image.shape[-1] == 3 else image
+        return tf.tensordot(image, GREY, 1)[..., None] if image.shape[-1] == 3 else image
 
     if config.brightness:
         image = tf.clip_by_value(image * colour[0], 0.0, 255.0)

@@ -5,9 +5,10 @@ run on across the ends of epochs, so that nothing is dropped or padded. No itera
 be saved to resume.
 """
 
+import functools
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -23,7 +24,10 @@ from input_pipeline.records import Records
 Batch = dict[str, np.ndarray]
 
 # What the step needs on the devices; the rest of a batch stays on the host.
-_DEVICE_KEYS = ("image", "keypoints", "visibility", "_mask", "heatmaps")
+_DEVICE_KEYS = (
+    *("image", "keypoints", "visibility", "_mask", "heatmaps"),
+    *("source", "source_size", "transform", "colour"),  # where the image is made there
+)
 
 
 def epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
@@ -53,7 +57,8 @@ def train_batches(records: Records, config: Config, first: int, last: int) -> It
     Yields:
       This process' rows of each batch: image uint8 [b, H, W, C], keypoints float32 [b, K, 2] in
       input pixels, visibility int32 [b, K], row int64 [b], input_from_original float64 [b, 3, 3],
-      _mask float32 [b], and heatmaps float32 [b, h, w, K] where the host renders them.
+      _mask float32 [b], and heatmaps float32 [b, h, w, K] where the host renders them. Where the
+      device augments, what `device.render` makes the image of.
     """
     size, batch_size, seed = len(records), config.train.batch_size, config.seed
     boxes = augment.source_boxes(records, config.data)
@@ -72,7 +77,12 @@ def train_batches(records: Records, config: Config, first: int, last: int) -> It
                 drawn = augment.draw(boxes[row], config.augment, config.data.image_size, rng)
                 yield _example(records, row, drawn, config)
 
-    return _batches(examples, records, config, mine.stop - mine.start, recolour=True)
+    if config.augment.where == "device":
+        padded = source_size(records)
+        render = functools.partial(_send, size=padded, channels=config.data.channels)
+    else:
+        render = functools.partial(_render, config=config, recolour=True)
+    return _batches(examples, records, config, mine.stop - mine.start, render)
 
 
 def eval_batches(records: Records, config: Config) -> Iterator[Batch]:
@@ -98,7 +108,8 @@ def eval_batches(records: Records, config: Config) -> Iterator[Batch]:
                 yield _example(records, row, drawn, config, real=place < len(records))
 
     # Even a colour change of nothing rounds pixels: scores must not depend on `augment`.
-    return _batches(examples, records, config, mine.stop - mine.start, recolour=False)
+    render = functools.partial(_render, config=config, recolour=False)
+    return _batches(examples, records, config, mine.stop - mine.start, render)
 
 
 def eval_affines(records: Records, config: Config) -> np.ndarray:
@@ -170,7 +181,7 @@ def _example(
 
 
 def _batches(
-    examples, records: Records, config: Config, batch_size: int, recolour: bool
+    examples, records: Records, config: Config, batch_size: int, render: Callable[[dict], dict]
 ) -> Iterator[Batch]:
     """Runs the pixel work in tf.data and yields batches as NumPy arrays."""
     points = records.points.count
@@ -194,7 +205,7 @@ def _batches(
     }
     dataset = tf.data.Dataset.from_generator(examples, output_signature=signature)
     dataset = dataset.map(
-        lambda example: _render(example, config, recolour),
+        render,
         num_parallel_calls=config.data.workers or os.cpu_count(),
         deterministic=True,
     )
@@ -228,14 +239,51 @@ def _bad_picture(files: np.ndarray) -> UserError | None:
     return None
 
 
+def source_size(records: Records) -> geometry.Size:
+    """Returns (height, width) that hold any of the pictures, which are in memory or kept.
+
+    Raises:
+      UserError: if they are not, so that a device cannot be sent what it is to augment.
+    """
+    if records.pixels is not None:
+        return records.pixels.shape[1:3]
+    if records.kept is None:
+        raise UserError(
+            "augment.where='device' needs decoded pictures: set data.cache to 'memory' or 'disk', "
+            "or leave augmentation to the 'host'."
+        )
+    sizes = [picture.shape[:2] for picture in records.kept.pictures.values()]
+    height, width = np.max(sizes, axis=0)
+    return int(height), int(width)
+
+
+def _send(example, size: geometry.Size, channels: int):
+    """Averages one picture where it shrinks a lot, for a device to do the rest."""
+    image, factors = _in_channels(example.pop("source"), channels), example.pop("factors")
+    del example["orientation"]  # in memory pictures are upright
+
+    def averaged():
+        small = augment.area_average(tf.cast(image, tf.float32), factors)
+        return tf.cast(tf.round(small), tf.uint8)
+
+    image = tf.cond(tf.reduce_max(factors) > 1, averaged, lambda: image)
+    filled = tf.shape(image)[:2]
+    image = tf.pad(image, [[0, size[0] - filled[0]], [0, size[1] - filled[1]], [0, 0]])
+    return {**example, "source": tf.ensure_shape(image, (*size, channels)), "source_size": filled}
+
+
+def _in_channels(image, channels: int):
+    if image.shape[-1] == channels:
+        return image
+    return (tf.image.grayscale_to_rgb if channels == 3 else tf.image.rgb_to_grayscale)(image)
+
+
 def _render(example, config: Config, recolour: bool):
     """Reads, resamples and recolours one picture."""
     image, orientation = example.pop("source"), example.pop("orientation")
     if image.dtype == tf.string:
         image = pictures.upright(pictures.decode(image), orientation)
-    if image.shape[-1] != config.data.channels:
-        grey = image.shape[-1] == 1
-        image = (tf.image.grayscale_to_rgb if grey else tf.image.rgb_to_grayscale)(image)
+    image = _in_channels(image, config.data.channels)
     factors, transform = example.pop("factors"), example.pop("transform")
     image = augment.warp(image, factors, transform, config.data.image_size)
     colour = example.pop("colour")

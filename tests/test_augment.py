@@ -7,6 +7,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 import colorsys
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from heatmap import geometry
-from input_pipeline import augment, pictures
+from input_pipeline import augment, device, pictures
 from tests.helpers import make_config, properties
 
 BOX = np.array([10.0, 20.0, 70.0, 110.0])  # 60 wide, 90 high
@@ -297,40 +298,61 @@ FORMULAS = {  # torchvision's definitions, with factors that clip at either end
 }
 
 
+def on_host(image, colour, config):
+    return augment.jitter(tf.constant(image), colour, config).numpy()
+
+
+def on_device(image, colour, config):
+    """As one of two pictures, so that one's numbers do not reach the other."""
+    images, colours = np.stack([255 - image, image]), np.stack([augment.NO_COLOUR, colour])
+    return np.asarray(device.jitter(images, jnp.asarray(colours), config))[1]
+
+
+everywhere = pytest.mark.parametrize("jitter", [on_host, on_device])
+
+
+@everywhere
 @pytest.mark.parametrize("effect", FORMULAS)
-def test_each_effect_follows_its_formula(effect):
+def test_each_effect_follows_its_formula(effect, jitter):
     image = picture()
     for factor in (FORMULAS[effect][0], 0.4 if effect != "hue" else -0.2):
         colour = augment.NO_COLOUR.copy()
         colour[list(FORMULAS).index(effect)] = factor
-        found = augment.jitter(tf.constant(image), colour, settings(**{effect: 0.5})).numpy()
+        found = jitter(image, colour, settings(**{effect: 0.5}))
         np.testing.assert_allclose(found, FORMULAS[effect][1](image, factor), atol=0.01)
 
 
-def test_effects_follow_one_another_in_order():
+@everywhere
+def test_effects_follow_one_another_in_order(jitter):
     image = picture()
     colour = np.array([1.3, 0.8, 1.4, 0.1], np.float32)
     config = settings(brightness=0.5, contrast=0.5, saturation=0.5, hue=0.5)
     expected = image
     for (_, formula), factor in zip(FORMULAS.values(), colour, strict=True):
         expected = formula(expected, factor)
-    found = augment.jitter(tf.constant(image), colour, config).numpy()
-    np.testing.assert_allclose(found, expected, atol=0.05)
+    np.testing.assert_allclose(jitter(image, colour, config), expected, atol=0.05)
 
 
-def test_grey_pictures_have_brightness_and_contrast_only():
+@everywhere
+def test_grey_pixels_have_no_hue(jitter):
+    image = np.repeat(picture(1), 3, axis=-1)
+    colour = np.array([1, 1, 1, 0.3], np.float32)
+    np.testing.assert_allclose(jitter(image, colour, settings(hue=0.5)), image, atol=1e-4)
+
+
+@everywhere
+def test_grey_pictures_have_brightness_and_contrast_only(jitter):
     image = picture(1)
     config = settings(brightness=0.5, contrast=0.5, saturation=0.5, hue=0.5)
     colour = np.array([0.9, 0.8, 1.4, 0.1], np.float32)
-    found = augment.jitter(tf.constant(image), colour, config).numpy()
     expected = FORMULAS["contrast"][1](FORMULAS["brightness"][1](image, 0.9), 0.8)
-    np.testing.assert_allclose(found, expected, atol=0.01)
+    np.testing.assert_allclose(jitter(image, colour, config), expected, atol=0.01)
 
 
-def test_settings_of_zero_leave_the_pixels():
+@everywhere
+def test_settings_of_zero_leave_the_pixels(jitter):
     colour = np.array([1.3, 0.8, 1.4, 0.1], np.float32)
-    found = augment.jitter(tf.constant(picture()), colour, settings()).numpy()
-    np.testing.assert_array_equal(found, picture())
+    np.testing.assert_array_equal(jitter(picture(), colour, settings()), picture())
 
 
 # --- orientation --------------------------------------------------------------------------------

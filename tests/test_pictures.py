@@ -10,8 +10,10 @@ from PIL import Image
 
 from heatmap import caches
 from heatmap.errors import UserError
-from input_pipeline import batching, pictures
+from heatmap.train import train
+from input_pipeline import batching, device, pictures
 from tests.test_batching import AUGMENTED, make_pixels, make_records, on_disk, settings
+from tests.test_train import tiny
 
 
 @pytest.fixture(autouse=True)
@@ -169,3 +171,75 @@ def test_the_index_names_every_picture(tmp_path):
     pictures.keep(records, settings(**{"data.cache": "disk"}).data)
     (index,) = caches.folder().glob("pictures-*/index.json")
     assert json.loads(index.read_text()).keys() == set(records.files)
+
+
+# --- augmentation on the device -----------------------------------------------------------------
+
+
+def of_host_and_device(records, **overrides):
+    """Returns the training pictures of both, [N, h, w, C] float64."""
+    found = []
+    for where in ("host", "device"):
+        config = settings(**{**AUGMENTED, **overrides, "augment.where": where})
+        trained = list(batching.train_batches(records, config, 0, 5))
+        assert ("source" in trained[0]) == (where == "device")
+        images = [b["image"] if where == "host" else device.render(b, config) for b in trained]
+        found.append(np.concatenate(images).astype(float))
+    return found
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {},
+        {"augment.hue": 0.2, "augment.saturation": 0.5, "augment.contrast": 0.5},
+        {"data.channels": 1},
+        {"augment.scale": (1.0, 3.0), "augment.rotation": 180.0, "data.fit": "pad"},
+    ],
+)
+def test_the_device_draws_what_the_host_draws(overrides, channels):
+    """But for values halfway between two whole numbers, where rounding may go either way."""
+    host, there = of_host_and_device(make_records(channels=channels), **overrides)
+    np.testing.assert_allclose(there, host, atol=1)
+    assert np.mean(there != host) < 0.001
+
+
+def test_kept_pictures_of_many_sizes_are_sent_to_the_device(tmp_path):
+    """Of other sizes and shapes, some of which are averaged first."""
+    parts = []
+    for i, size in enumerate([(160, 240), (70, 30), (41, 52), (16, 16)]):
+        (tmp_path / str(i)).mkdir()
+        parts.append(on_disk(make_records(1, size=size, ids=np.array([f"{i}"])), tmp_path / str(i)))
+    columns = ("ids", "files", "sizes", "boxes", "orientations", "keypoints", "labelled")
+    whole = {name: np.concatenate([getattr(p, name) for p in parts]) for name in columns}
+    records = dataclasses.replace(
+        make_records(4, pixels=make_pixels(4)).take(np.arange(4)), pixels=None, **whole
+    )
+    kept = pictures.keep(records, settings(**{"data.cache": "memory"}).data)
+    assert len({p.shape for p in kept.kept.pictures.values()}) == 4
+    host, there = of_host_and_device(kept)
+    np.testing.assert_allclose(there, host, atol=2)  # an average is rounded before it is sent
+    assert np.mean(there != host) < 0.25
+
+
+def test_a_device_is_sent_decoded_pictures_only(tmp_path):
+    records = on_disk(make_records(), tmp_path)
+    with pytest.raises(UserError, match=r"set data\.cache"):
+        of_host_and_device(records)
+
+
+def test_a_run_that_augments_on_the_device_learns_the_same(tiny_root, tmp_path):
+    scores = []
+    for where in ("host", "device"):
+        changes = {
+            "augment.where": where,
+            "augment.rotation": 20.0,
+            "augment.horizontal_flip": 0.5,
+            "augment.brightness": 0.2,
+            "data.cache": "memory",
+            "train.steps": 12,
+            "optim.learning_rate": 1e-5,
+        }
+        scores.append(train(tiny(tiny_root, **changes), tmp_path / where))
+    assert scores[0]["val/loss"] == pytest.approx(scores[1]["val/loss"], rel=1e-4)
