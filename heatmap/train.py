@@ -9,7 +9,6 @@ import dataclasses
 import math
 import pathlib
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -24,6 +23,7 @@ from heatmap import (
     checkpoint,
     diagnosis,
     evaluate,
+    hardware,
     losses,
     metrics,
     objective,
@@ -39,6 +39,7 @@ from heatmap import state as state_lib
 from heatmap.checkpoint import BEST, LATEST, Checkpoints
 from heatmap.config import Config
 from heatmap.errors import UserError
+from heatmap.progress import Progress
 from heatmap.report import sheet
 from heatmap.run import Run
 from heatmap.startup import Startup
@@ -180,28 +181,34 @@ class Trainer:
     def _loop(self, first: int) -> None:
         config, sharding = self.config, state_lib.sharded(self.run.mesh)
         batches = batching.train_batches(self.splits["train"], config, first, self.steps)
-        progress = Progress(first, self.steps, config)
+        progress = Progress(first, self.steps, config, hardware.peak(jax.devices()))
         pending = None  # the step before: it is looked at while the next one computes
-        for step, batch in enumerate(batches, start=first + 1):
+        for step, batch in enumerate(progress.each(batches), start=first + 1):
             moved = batching.to_devices(batch, sharding)
+            if progress.wants_work:
+                progress.work = work_of(self.train_step, self.state, moved)
             self.state, loss, finite, outside = self.train_step(self.state, moved)
-            if self.startup and step == first + 1:
-                jax.block_until_ready(loss)
-                self.startup.ends("first step")
-                tqdm.write(self.startup.close())
+            if step == first + 1:
+                jax.block_until_ready(loss)  # compiled, and no measure of those that follow
+                progress.goes_on(step)
+                if self.startup:
+                    self.startup.ends("first step")
+                    tqdm.write(self.startup.close())
             if pending:
-                self._check_finite(*pending)
+                with progress.waits("devices"):
+                    self._check_finite(*pending)
             pending = (step, loss, finite, batch["row"])
             due = self._evaluation_is_due(step)
             leaving = self._leaves_after(step)
             progress.advance(step)
             if due or leaving or progress.is_due(step) or self._save_is_due(step):
-                self._check_finite(*pending)
-                progress.show(step, float(loss))
+                with progress.waits("devices"):
+                    self._check_finite(*pending)
                 numbers = {
                     "train/loss": float(loss),
                     "train/oob_points_frac": float(outside),
                     "learning_rate": float(self.schedule(step - 1)),
+                    **progress.show(step, float(loss)),
                 }
                 self.writer.write_scalars(step, numbers)
             if due:
@@ -211,6 +218,7 @@ class Trainer:
                 if self.meta["best"] is not None:
                     self.best.keep_only(self.meta["best"]["step"])
                 self._write_log()
+                progress.goes_on(step)
             if leaving:
                 break
         progress.close()
@@ -218,7 +226,7 @@ class Trainer:
         if not self.stop_asked and step < self.steps:
             print(f"train.max_hours reached at step {step} of {self.steps}", flush=True)
 
-    def _validate(self, step: int, progress: "Progress") -> None:
+    def _validate(self, step: int, progress: Progress) -> None:
         """Scores the validation split, adds a line to the log and keeps the best weights."""
         config, weights = self.config, self.state.weights
         predictions, loss = evaluate.predict(
@@ -396,52 +404,10 @@ def make_train_step(run: Run, optimiser: optax.GradientTransformation):
     return jax.jit(train_step, donate_argnums=0, out_shardings=everywhere)
 
 
-class Progress:
-    """A bar with rate and remaining time on a terminal, plain lines elsewhere."""
-
-    def __init__(self, first: int, steps: int, config: Config):
-        self._first, self._steps, self._config = first, steps, config
-        self._began = time.monotonic()
-        self._bar = None
-        if sys.stderr.isatty():
-            self._bar = tqdm(total=steps, initial=first, unit="step", dynamic_ncols=True)
-
-    def is_due(self, step: int) -> bool:
-        """Says whether to report this step."""
-        return step % self._config.log.every_steps == 0
-
-    def advance(self, step: int) -> None:
-        """Moves the bar on; the loss is not waited for."""
-        if self._bar is not None:
-            self._bar.update(step - self._bar.n)
-
-    def show(self, step: int, loss: float) -> None:
-        """Reports a step."""
-        if self._bar is not None:
-            self._bar.set_postfix(loss=f"{loss:.3g}", refresh=False)
-            return
-        seconds = time.monotonic() - self._began
-        each = seconds / max(1, step - self._first)
-        rate = self._config.train.batch_size / each
-        left = tqdm.format_interval((self._steps - step) * each)
-        print(
-            f"step {step}/{self._steps}  loss {loss:.4g}  {rate:.0f} images/s  {left} left",
-            flush=True,
-        )
-
-    def validated(self, line: dict, metric: str, value: float) -> None:
-        """Reports an evaluation."""
-        val_loss = "-" if line["val_loss"] is None else f"{line['val_loss']:.4g}"
-        tqdm.write(
-            f"epoch {line['epoch']}  train loss {line['train_loss']:.4g}  val loss {val_loss}  "
-            f"{metric} {value:.4g}"
-        )
-        sys.stdout.flush()
-
-    def close(self) -> None:
-        """Leaves the bar as it is."""
-        if self._bar is not None:
-            self._bar.close()
+def work_of(step, *arguments) -> float:
+    """Counts the floating-point operations of a jitted step, as XLA does before it optimises."""
+    costs = step.lower(*arguments).cost_analysis()
+    return float((costs or {}).get("flops", math.nan))
 
 
 @contextlib.contextmanager

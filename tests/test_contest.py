@@ -104,6 +104,7 @@ def test_steps_are_compared_with_the_reference_and_the_peak():
     assert second["of the matmul peak"] == pytest.approx(0.1)
 
 
+@pytest.mark.slow
 def test_a_step_of_ours_takes_part(tmp_path, capsys):
     """The whole way with this project alone: processes, turns, table and files."""
     out = f"--out={tmp_path}"

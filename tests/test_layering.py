@@ -43,6 +43,8 @@ PARTS = {  # what a run is put together from, and the tools that read its files
     "state",
     "checkpoint",
     "compilation",
+    "hardware",
+    "progress",
     "processes",
     "startup",
     "workdir",
@@ -148,7 +150,7 @@ def test_heatmap_leaves_tensorflow_to_the_input_pipeline(name):
 
 def test_jax_is_known_to_the_input_pipeline_for_processes_and_devices_only():
     users = {n for n in PIPELINE if {m.split(".")[0] for m in imports_of(n)} & {"jax", "flax"}}
-    assert users <= {"input_pipeline.batching"}
+    assert users <= {"input_pipeline.batching", "input_pipeline.device"}
 
 
 def test_nothing_but_main_imports_train():

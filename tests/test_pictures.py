@@ -229,6 +229,7 @@ def test_a_device_is_sent_decoded_pictures_only(tmp_path):
         of_host_and_device(records)
 
 
+@pytest.mark.slow
 def test_a_run_that_augments_on_the_device_learns_the_same(tiny_root, tmp_path):
     scores = []
     for where in ("host", "device"):

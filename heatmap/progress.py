@@ -1,0 +1,135 @@
+"""What a run says while it trains: how far it is, how fast, and what it waits for."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+from heatmap.config import Config
+
+T = TypeVar("T")
+INPUT = "input"
+
+
+class Progress:
+    """A bar with rate and remaining time on a terminal, plain lines elsewhere.
+
+    Attributes:
+      work: floating-point operations of a step, 0 until `wants_work` has been answered.
+    """
+
+    def __init__(self, first: int, steps: int, config: Config, peak: float):
+        """Begins to count.
+
+        Args:
+          first: the steps that have been taken already.
+          steps: of the whole run.
+          config: its batch size, and how often it speaks.
+          peak: operations per second that the devices can do, 0 where that is not known.
+        """
+        self.work = 0.0
+        self._first, self._steps, self._config, self._peak = first, steps, config, peak
+        self._began = self._shown = time.monotonic()
+        self._shown_step = first
+        self._waited: dict[str, float] = {}
+        self._bar = None
+        if sys.stderr.isatty():
+            self._bar = tqdm(total=steps, initial=first, unit="step", dynamic_ncols=True)
+
+    @property
+    def wants_work(self) -> bool:
+        """Whether to find out how much work a step is, because the devices' peak is known."""
+        return bool(self._peak) and not self.work
+
+    def each(self, batches: Iterable[T]) -> Iterator[T]:
+        """Passes batches on, and notes how long each was waited for."""
+        remaining = iter(batches)
+        while True:
+            with self.waits(INPUT):
+                batch = next(remaining, None)
+            if batch is None:
+                return
+            yield batch
+
+    @contextlib.contextmanager
+    def waits(self, what: str) -> Iterator[None]:
+        """Notes how long the block takes, in which the loop can only wait."""
+        began = time.monotonic()
+        yield
+        self._waited[what] = self._waited.get(what, 0.0) + time.monotonic() - began
+
+    def is_due(self, step: int) -> bool:
+        """Says whether to report this step."""
+        return step % self._config.log.every_steps == 0
+
+    def advance(self, step: int) -> None:
+        """Moves the bar on; the loss is not waited for."""
+        if self._bar is not None:
+            self._bar.update(step - self._bar.n)
+
+    def show(self, step: int, loss: float) -> dict[str, float]:
+        """Reports a step, and the time since the last report.
+
+        A run whose devices are busy waits for them; one that waits for its input has devices that
+        are idle meanwhile, once it does so for most of the time.
+
+        Returns:
+          The numbers, to be logged: images per second, the share of the time that the loop has
+          waited for each, and operations per second where a step's are known.
+        """
+        now = time.monotonic()
+        seconds, steps = now - self._shown, step - self._shown_step
+        rate = steps / seconds if seconds else 0.0
+        waits = {what: share / seconds for what, share in self._waited.items() if seconds}
+        self.goes_on(step)
+        numbers: dict[str, float] = {"speed/images_per_s": rate * self._config.train.batch_size}
+        numbers |= {f"speed/waits_for_{what}": share for what, share in waits.items()}
+        if self.work:
+            numbers["speed/flop_per_s"] = rate * self.work
+            numbers["speed/share_of_peak"] = rate * self.work / self._peak
+        if self._bar is not None:
+            shown: dict[str, Any] = {"loss": f"{loss:.3g}"}
+            if waits.get(INPUT, 0.0) > 0.5:
+                shown["waits for"] = INPUT
+            self._bar.set_postfix(shown, refresh=False)
+        else:
+            print(self._line(step, loss, waits, numbers), flush=True)
+        return numbers
+
+    def _line(
+        self, step: int, loss: float, waits: dict[str, float], numbers: dict[str, float]
+    ) -> str:
+        # The remaining time follows the whole run so far, with its evaluations.
+        each = (time.monotonic() - self._began) / max(1, step - self._first)
+        left = tqdm.format_interval((self._steps - step) * each)
+        parts = [
+            f"step {step}/{self._steps}",
+            f"loss {loss:.4g}",
+            f"{numbers['speed/images_per_s']:.0f} images/s",
+        ]
+        if self.work:
+            tera, share = numbers["speed/flop_per_s"] / 1e12, numbers["speed/share_of_peak"]
+            parts.append(f"{tera:.3g} TFLOP/s, {share:.0%} of the bf16 peak")
+        parts += [f"waits for {what} {share:.0%}" for what, share in waits.items()]
+        return "  ".join([*parts, f"{left} left"])
+
+    def goes_on(self, step: int) -> None:
+        """Begins to measure anew after a step, so that what was no training does not count."""
+        self._shown, self._shown_step, self._waited = time.monotonic(), step, {}
+
+    def validated(self, line: dict, metric: str, value: float) -> None:
+        """Reports an evaluation."""
+        val_loss = "-" if line["val_loss"] is None else f"{line['val_loss']:.4g}"
+        tqdm.write(
+            f"epoch {line['epoch']}  train loss {line['train_loss']:.4g}  val loss {val_loss}  "
+            f"{metric} {value:.4g}"
+        )
+        sys.stdout.flush()
+
+    def close(self) -> None:
+        """Leaves the bar as it is."""
+        if self._bar is not None:
+            self._bar.close()

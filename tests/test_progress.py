@@ -1,0 +1,124 @@
+"""What a run says while it trains."""
+
+import re
+
+import pytest
+
+from heatmap import hardware, progress, train
+from heatmap.progress import Progress
+from tests.helpers import make_config
+from tests.test_train import tiny
+
+
+class Clock:
+    """Time that passes when it is told to."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def monotonic(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(progress, "time", clock)
+    return clock
+
+
+def begin(peak=0.0):
+    config = make_config(**{"train.batch_size": 8, "log.every_steps": 10})
+    return Progress(0, 100, config, peak)
+
+
+def test_rate_and_waits_are_of_the_time_since_the_last_report(clock, capsys):
+    shown = begin()
+    for _ in range(2):
+        for _ in range(10):
+            with shown.waits("input"):
+                clock.now += 0.1
+            with shown.waits("devices"):
+                clock.now += 0.3
+            clock.now += 0.1
+        numbers = shown.show(10, 0.25)
+    assert numbers == pytest.approx(
+        {
+            "speed/images_per_s": 0.0,  # the second report was of no further step
+            "speed/waits_for_input": 0.2,
+            "speed/waits_for_devices": 0.6,
+        }
+    )
+    first, _ = capsys.readouterr().out.splitlines()
+    waits = "waits for input 20%  waits for devices 60%"
+    assert re.fullmatch(rf"step 10/100  loss 0.25  16 images/s  {waits}  00:4[45] left", first)
+
+
+def test_a_pause_is_no_training(clock):
+    shown = begin()
+    clock.now += 1000
+    shown.goes_on(5)
+    clock.now += 1
+    assert shown.show(10, 0.25)["speed/images_per_s"] == pytest.approx(40)
+
+
+def test_every_batch_is_passed_on_and_waited_for(clock):
+    def slow():
+        for number in range(3):
+            clock.now += 2
+            yield number
+
+    shown = begin()
+    assert list(shown.each(slow())) == [0, 1, 2]
+    clock.now += 6
+    assert shown.show(3, 0.0)["speed/waits_for_input"] == pytest.approx(0.5)
+
+
+def test_work_is_compared_with_a_known_peak(clock, capsys):
+    assert not begin().wants_work
+    shown = begin(peak=4e12)
+    assert shown.wants_work
+    shown.work = 1e12
+    assert not shown.wants_work
+    clock.now += 5
+    numbers = shown.show(10, 0.25)
+    assert numbers["speed/flop_per_s"] == pytest.approx(2e12)
+    assert numbers["speed/share_of_peak"] == pytest.approx(0.5)
+    assert "2 TFLOP/s, 50% of the bf16 peak" in capsys.readouterr().out
+
+
+class Device:
+    def __init__(self, kind):
+        self.device_kind = kind
+
+
+@pytest.mark.parametrize(
+    ("kind", "each"),
+    [
+        ("NVIDIA H200", 989e12),
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA A100-SXM4-40GB", 312e12),
+        ("NVIDIA A10G", 125e12),
+        ("NVIDIA L40S", 362e12),
+        ("NVIDIA L4", 121e12),
+        ("Tesla T4", 65e12),
+        ("TPU v5 lite", 197e12),
+        ("TPU v5p", 459e12),
+        ("TPU v6 lite", 918e12),
+        ("cpu", 0),
+        ("NVIDIA Unheard-of", 0),
+    ],
+)
+def test_peaks_go_by_the_name_of_the_device(kind, each):
+    assert hardware.peak([Device(kind)] * 4) == 4 * each
+
+
+@pytest.mark.slow
+def test_a_run_on_a_device_with_a_known_peak_says_how_much_of_it_it_reaches(
+    tiny_root, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(hardware, "peak", lambda devices: 1e12)
+    train.train(tiny(tiny_root, **{"train.steps": 3, "log.every_steps": 1}), tmp_path / "run")
+    line = re.search(r"step 3/3 .* (\S+) TFLOP/s, \S+% of the bf16 peak", capsys.readouterr().out)
+    assert float(line[1]) > 0
