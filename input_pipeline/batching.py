@@ -6,6 +6,7 @@ be saved to resume.
 """
 
 import functools
+import itertools
 import os
 import pathlib
 from collections.abc import Callable, Iterator
@@ -157,15 +158,11 @@ def _example(
     if augment.mirrored(affine):
         permutation = records.points.flip_permutation()
         keypoints, visibility = keypoints[permutation], visibility[permutation]
-    file = str(records.files[row])
-    if records.kept:
-        shrink = records.kept.factors[file]
-        # Upright already, and smaller than the picture that the affine is of.
+    if records.kept:  # smaller than the picture that the affine is of
+        shrink = records.kept.factors[str(records.files[row])]
         factors, transform = augment.warp_parameters(affine @ geometry.scaling(shrink, shrink))
-        source = records.kept.pictures[file]
     else:
         factors, transform = augment.warp_parameters(affine)
-        source = file if records.pixels is None else records.pixels[row]
     return {
         "keypoints": keypoints.astype(np.float32),
         "visibility": visibility.astype(np.int32),
@@ -176,7 +173,7 @@ def _example(
         "factors": factors,
         "transform": transform,
         "orientation": records.orientations[row].astype(np.int32),
-        "source": source,
+        "source": records.files[row] if records.pixels is None else records.pixels[row],
     }
 
 
@@ -185,27 +182,41 @@ def _batches(
 ) -> Iterator[Batch]:
     """Runs the pixel work in tf.data and yields batches as NumPy arrays."""
     points = records.points.count
-    if records.kept:
-        source = tf.TensorSpec((None, None, 3), tf.uint8)
-    elif records.pixels is not None:
-        source = tf.TensorSpec(records.pixels.shape[1:], tf.uint8)
-    else:
-        source = tf.TensorSpec((), tf.string)
-    signature = {
-        "keypoints": tf.TensorSpec((points, 2), tf.float32),
-        "visibility": tf.TensorSpec((points,), tf.int32),
-        "row": tf.TensorSpec((), tf.int64),
-        "input_from_original": tf.TensorSpec((3, 3), tf.float64),
-        "_mask": tf.TensorSpec((), tf.float32),
-        "colour": tf.TensorSpec((4,), tf.float32),
-        "factors": tf.TensorSpec((2,), tf.int32),
-        "transform": tf.TensorSpec((8,), tf.float32),
-        "orientation": tf.TensorSpec((), tf.int32),
-        "source": source,
+    shapes = {
+        "keypoints": ((points, 2), tf.float32),
+        "visibility": ((points,), tf.int32),
+        "row": ((), tf.int64),
+        "input_from_original": ((3, 3), tf.float64),
+        "_mask": ((), tf.float32),
+        "colour": ((4,), tf.float32),
+        "factors": ((2,), tf.int32),
+        "transform": ((8,), tf.float32),
+        "orientation": ((), tf.int32),
+        "source": ((), tf.string),
     }
-    dataset = tf.data.Dataset.from_generator(examples, output_signature=signature)
+    if records.pixels is not None:
+        shapes["source"] = (records.pixels.shape[1:], tf.uint8)
+    signature = {
+        name: tf.TensorSpec((batch_size, *shape), dtype) for name, (shape, dtype) in shapes.items()
+    }
+
+    def batches():  # a call from TensorFlow into Python costs as much as all numbers of an example
+        remaining = examples()
+        while batch := list(itertools.islice(remaining, batch_size)):
+            yield {name: np.stack([example[name] for example in batch]) for name in shapes}
+
+    def rendered(example):
+        if records.kept:
+            found = records.kept.pictures
+            picture = tf.numpy_function(
+                lambda file: found[file.decode()], [example["source"]], tf.uint8
+            )
+            example["source"] = tf.ensure_shape(picture, (None, None, 3))
+        return render(example)
+
+    dataset = tf.data.Dataset.from_generator(batches, output_signature=signature).unbatch()
     dataset = dataset.map(
-        render,
+        rendered,
         num_parallel_calls=config.data.workers or os.cpu_count(),
         deterministic=True,
     )
