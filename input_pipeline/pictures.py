@@ -106,7 +106,7 @@ def _factors(records: Records, config: DataConfig) -> dict[str, int]:
 def _read(file: str, orientation: int, factor: int) -> np.ndarray:
     image = upright(decode(file), tf.constant(orientation))
     if factor > 1:
-        image = augment.area_average(tf.cast(image, tf.float32), (factor, factor))
+        image = augment.area_average(image, (factor, factor))
         image = tf.cast(tf.round(image), tf.uint8)
     return image.numpy()
 
