@@ -82,6 +82,11 @@ class Stepper:
         assert costs is not None  # known for every program that is not compiled yet
         return float(costs["flops"])
 
+    def program(self) -> str:
+        """Returns the compiled step as text."""
+        with jax.set_mesh(self._run.mesh):
+            return self._train_step.lower(self._state, self._batch).compile().as_text() or ""
+
     def facts(self) -> dict[str, Any]:
         """Says how much work a step is, what this machine can do, and with what it does it."""
         devices = f"{jax.device_count()} × {jax.devices()[0].device_kind}"

@@ -6,9 +6,11 @@ import sys
 
 import pytest
 
-from benchmarks import contest, output, train_step
+from benchmarks import contest, output, startup, train_step
+from benchmarks import input as input_benchmark
 from benchmarks.contest import Contestant, Result
 from heatmap.errors import UserError
+from heatmap.startup import Startup
 
 # Answers with the turns it has had so far, and writes down when it took each.
 WORKER = """
@@ -102,6 +104,26 @@ def test_steps_are_compared_with_the_reference_and_the_peak():
     assert first["GFLOP/s"] == pytest.approx(20)
     assert first["of the matmul peak"] == pytest.approx(0.2)
     assert second["of the matmul peak"] == pytest.approx(0.1)
+
+
+def test_the_phases_of_a_start_are_read_as_they_are_printed(capsys):
+    clock = Startup()
+    clock.seconds |= {"imports": 5.25, "data": 0.84, "compiling": 3.0, "first step": 1.5}
+    clock.programs, clock.read = 12, 3
+    printed = f"workdir: x\n{clock.close()}\nstep 1/1  loss 0.1\n"
+    found = {"imports": 5.2, "data": 0.8, "compiling": 3.0, "first step": 1.5}
+    assert startup.phases(printed) == found
+
+
+@pytest.mark.slow
+def test_the_input_is_read_by_everyone(tmp_path, monkeypatch):
+    """Ours and whatever else is installed."""
+    sizes = ["--size", "60", "80", "--count", "24"]
+    turns = ["--rounds", "1", "--seconds", "0.01", f"--out={tmp_path}"]
+    input_benchmark.main([*sizes, *turns])
+    rows = json.loads((tmp_path / "input.json").read_text())["rows"]
+    assert len(rows) >= 4
+    assert all(row["images/s"] > 0 for row in rows)
 
 
 @pytest.mark.slow

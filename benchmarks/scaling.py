@@ -1,0 +1,208 @@
+"""What dividing a step between devices costs, and what it would bring on many accelerators.
+
+    python -m benchmarks.scaling
+
+Takes the same training step, of one batch, on 1, 2, 4 and 8 devices of this CPU and on two
+processes of one device each, in turns. All share the same cores, so none can be faster for the
+work alone: what they take longer is the price of dividing. The bytes that a step sends are those
+of the all-reduces in the compiled program.
+
+The figure is a model, not a measurement: of a step on 8 to 4,096 accelerators, from the step's
+operations and bytes and the assumptions in ACCELERATORS, which it prints.
+"""
+
+import dataclasses
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks import contest, output
+from benchmarks.contest import Contestant, Result
+from heatmap import command_line
+from heatmap.errors import guard
+
+DEVICES = (1, 2, 4, 8)
+# An all-reduce and the types of what it returns: `(f32[3,3]{1,0}, f32[8]) all-reduce(`.
+_ALL_REDUCE = re.compile(r"= (.*?) all-reduce(?:-start)?\(")
+_ARRAY = re.compile(r"(f64|f32|bf16|f16|s32|u32|pred)\[([\d,]*)\]")
+_BYTES = {"f64": 8, "f32": 4, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "pred": 1}
+
+
+@dataclasses.dataclass(frozen=True)
+class Accelerator:
+    """What the model of a step assumes.
+
+    Attributes:
+      peak: bfloat16 operations per second, of the maker.
+      reached: the share of it that a step reaches.
+      link: bytes per second and device of the network between hosts.
+      latency: seconds of one hop of an all-reduce.
+      batch: pictures per device.
+    """
+
+    peak: float
+    reached: float
+    link: float
+    latency: float
+    batch: int
+
+
+ACCELERATORS = {
+    "TPU v5e": Accelerator(197e12, 0.4, 50e9, 2e-6, 64),
+    "H100, 400 Gbit/s": Accelerator(989e12, 0.3, 50e9, 10e-6, 64),
+    "A100, 100 Gbit/s": Accelerator(312e12, 0.4, 12.5e9, 10e-6, 64),
+}
+
+
+def bytes_sent(program: str) -> int:
+    """Adds up what the all-reduces of a compiled program work on, in bytes.
+
+    Args:
+      program: the text of the optimised HLO.
+    """
+    found = 0
+    for types in _ALL_REDUCE.findall(program):
+        for kind, shape in _ARRAY.findall(types):
+            found += _BYTES[kind] * int(np.prod([int(n) for n in shape.split(",") if n]))
+    return found
+
+
+def step_seconds(kind: Accelerator, count: int, work: float, sent: float) -> float:
+    """Models a step: the work of a device's pictures, then a ring all-reduce of the gradients.
+
+    Nothing of the exchange is hidden behind the work, which it partly is in truth.
+
+    Args:
+      kind: the accelerator.
+      count: of them, n.
+      work: operations of one picture.
+      sent: bytes that all devices add up.
+
+    Returns:
+      Seconds: batch·work/(reached·peak) + 2(n-1)/n·sent/link + 2·log2(n)·latency.
+    """
+    compute = kind.batch * work / (kind.reached * kind.peak)
+    exchange = 2 * (count - 1) / count * sent / kind.link + 2 * np.log2(count) * kind.latency
+    return float(compute + exchange)
+
+
+def contestants(flags: Sequence[str], seconds: float) -> list[Contestant]:
+    """Lists the same step on more and more devices."""
+    command = [sys.executable, "-m", "benchmarks.scaling", "--serve", f"--seconds={seconds}"]
+    sides = [
+        Contestant(f"{n} devices", [*command, *flags], {"JAX_NUM_CPU_DEVICES": str(n)})
+        for n in DEVICES
+    ]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    pair = [*command, *flags, f"--coordinator={address}"]
+    return [*sides, Contestant("2 processes", pair, {"JAX_NUM_CPU_DEVICES": "1"})]
+
+
+def serve(arguments: Sequence[str], config: Any, options: Any) -> None:
+    """Takes steps; the first of two processes tells the second when."""
+    from benchmarks import step_jax
+    from heatmap import compilation, processes
+
+    compilation.keep()
+    partner = None
+    if options.coordinator:
+        if options.process == 0:
+            command = [sys.executable, "-m", "benchmarks.scaling", *arguments, "--process=1"]
+            partner = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
+        processes.join(options.coordinator, 2, options.process)
+    stepper = step_jax.Stepper(config, plain=False)
+
+    def together(count: int) -> float:
+        if partner and partner.stdin:
+            partner.stdin.write(f"{count}\n")
+            partner.stdin.flush()
+        return stepper.steps(count)
+
+    if options.process:
+        for line in sys.stdin:
+            stepper.steps(int(line))
+        return
+    together(1)
+    count = max(1, round(options.seconds / together(2)))
+    facts = {**stepper.facts(), "sent": bytes_sent(stepper.program())}
+    contest.serve(facts, lambda: together(count))
+    if partner:
+        partner.communicate()
+
+
+def rows(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """Lays out the results, beside those of one device."""
+    first = results[0]
+    return [
+        {
+            "step on": result.name,
+            "ms": 1e3 * result.median,
+            "overhead, ms": 1e3 * (result.median - first.median),
+            "times 1 device": result.median / first.median,
+            "MB all-reduced": result.facts["sent"] / 1e6,
+        }
+        for result in results
+    ]
+
+
+def draw(work: float, sent: float, axes: Any) -> None:
+    """Draws how efficient the model says that many accelerators are."""
+    counts = 2 ** np.arange(3, 13)
+    for (name, kind), marker in zip(ACCELERATORS.items(), "osD", strict=True):
+        alone = step_seconds(kind, 1, work, 0)
+        shares = [alone / step_seconds(kind, int(n), work, sent) for n in counts]
+        label = f"{name}, {kind.batch} pictures each, {kind.reached:.0%} of peak"
+        axes.plot(counts, shares, marker=marker, label=label)
+    axes.set_xscale("log", base=2)
+    axes.set_ylim(0, 1.02)
+    axes.set_xlabel("accelerators")
+    axes.set_ylabel("speed-up / accelerators, modelled")
+    axes.grid(alpha=0.3)
+    axes.legend()
+
+
+def assumptions() -> list[Mapping[str, Any]]:
+    """Lists what the model assumes, for a table."""
+    return [
+        {
+            "accelerator": name,
+            "TFLOP/s, bf16": kind.peak / 1e12,
+            "reached": kind.reached,
+            "GB/s between hosts": kind.link / 1e9,
+            "µs a hop": kind.latency * 1e6,
+            "pictures": kind.batch,
+        }
+        for name, kind in ACCELERATORS.items()
+    ]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parses the command line, holds the contest and publishes it."""
+    parser = output.parser("scaling", __doc__)
+    parser.add_argument("--rounds", type=int, default=7, help="turns of each contestant")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of a turn")
+    parser.add_argument("--serve", action="store_true", help="as a contestant")
+    parser.add_argument("--coordinator", default="", help="with --serve, of two processes")
+    parser.add_argument("--process", type=int, default=0, help="with --serve, which of the two")
+    words = sys.argv[1:] if arguments is None else arguments
+    options, config = command_line.read(parser, words, default="configs/sigma2.py")
+    if options.serve:
+        serve(words, config, options)
+        return
+    flags = [w for w in words if w.startswith(("--config.", "--config="))]
+    results = contest.hold(contestants(flags, options.seconds), options.rounds)
+    print("\n".join(output.table(assumptions())), end="\n\n")
+    work = results[0].facts["work"] / config.train.batch_size
+    sent = max(result.facts["sent"] for result in results)
+    output.publish(options.out, "scaling", rows(results), lambda axes: draw(work, sent, axes))
+
+
+if __name__ == "__main__":
+    guard(main)
