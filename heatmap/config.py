@@ -1,7 +1,8 @@
 """The typed config: a ConfigDict or JSON file in, frozen dataclasses out.
 
 `configs/common.py` holds every default with its unit and meaning; this file holds the types, and
-refuses what does not fit them with a sentence that names the field and the nearest valid name.
+refuses what does not fit them with a sentence that names the field and the nearest valid name. A
+field that came later has a default here, with which older workdirs are read as they were written.
 """
 
 import dataclasses
@@ -58,9 +59,9 @@ class DataConfig:
     on_error: Literal["raise", "skip"]
     verify: bool
     max_megapixels: float
-    cache: Literal["", "memory", "disk"]
     workers: int
     split: SplitConfig
+    cache: Literal["", "memory", "disk"] = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,7 @@ def parse(kind: type, values: Any) -> Any:
 
     Args:
       kind: a dataclass whose fields are dataclasses, Literals, tuples, str, int, float or bool.
-      values: a nested mapping with a value for every field.
+      values: a nested mapping with a value for every field that has no default.
 
     Returns:
       An instance of `kind`.
@@ -65,13 +65,16 @@ def _parse_fields(kind: type, values: Any, name: str, known: list[str]) -> Any:
         if key not in hints:
             hint = nearest(f"{prefix}{key}", [*(prefix + h for h in hints), *known])
             raise UserError(f"{prefix}{key} is not a config field: {hint}")
-    missing = [prefix + key for key in hints if key not in values]
+    fields = dataclasses.fields(kind)
+    needed = {field.name for field in fields if field.default is dataclasses.MISSING}
+    missing = [prefix + key for key in hints if key in needed and key not in values]
     if missing:
         raise UserError(
             f"The config lacks {', '.join(missing)}; build it on configs/common.py, or train anew "
             "if it was written by another version."
         )
-    return kind(**{key: _parse(hints[key], values[key], prefix + key, known) for key in hints})
+    given = {key: _parse(hints[key], value, prefix + key, known) for key, value in values.items()}
+    return kind(**given)
 
 
 def names_of(kind: type, prefix: str = "") -> list[str]:

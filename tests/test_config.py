@@ -132,6 +132,12 @@ def test_a_missing_field_is_named(name):
     assert f"lacks {name};" in refusal(values)
 
 
+def test_a_field_that_came_later_may_be_missing():
+    values = defaults()
+    assert values["data"].pop("cache") == ""
+    assert config_lib.from_mapping(values) == config_lib.from_mapping(defaults())
+
+
 def test_all_missing_fields_of_a_group_are_named():
     values = defaults()
     delete_field(values, "train.epochs")
