@@ -58,8 +58,8 @@ done
 [[ $config ]] || fail "Say what to train: --config=configs/sigma2.py, for example."
 [[ $workdir || $out ]] || fail "Say where results go: --workdir=runs/tpu, or --out for a sweep."
 [[ -z $workdir || -z $out ]] || fail "Say --workdir for one run or --out for a sweep, not both."
-results=$workdir$out program=(main.py "--workdir=$workdir")
-[[ -z $out ]] || program=(-m launch.local "--out=$out")
+results=$workdir$out program=(main.py "${flags[@]}" "--workdir=$workdir")
+[[ -z $out ]] || program=(-m launch.local "${flags[@]}" "--out=$out")
 [[ $results != /* ]] || fail "$results: say a path inside the project, e.g. runs/tpu."
 
 cd "$(dirname "$0")/.."
@@ -94,7 +94,7 @@ if $new && [[ -d $results ]]; then
 fi
 
 status=0
-on_all_workers "cd heatmap && .venv/bin/python$(printf ' %q' "${program[@]}" "${flags[@]}")" ||
+on_all_workers "cd heatmap && .venv/bin/python$(printf ' %q' "${program[@]}")" ||
   status=$?
 run mkdir -p "$(dirname "$results")"
 run rm -rf "$results.fetched"

@@ -109,9 +109,9 @@ def test_the_dry_run_prints_commands_and_runs_none(tmp_path):
     assert shlex.split(command) == [
         ".venv/bin/python",
         "main.py",
-        "--workdir=runs/t",
         "--config=configs/sigma2.py",
         size,
+        "--workdir=runs/t",
     ]
     assert "vm:heatmap/runs/t" in fetch
 
@@ -155,9 +155,9 @@ def test_it_trains_and_brings_the_workdir_home(project):
     assert not (worker / "heatmap" / "secret").exists()
     assert (project.parent / "vm.arguments").read_text().split() == [
         "main.py",
-        "--workdir=runs/t",
         "--config=configs/sigma2.py",
         "--config.seed=3",
+        "--workdir=runs/t",
     ]
     assert (project / "runs" / "t" / "steps").read_text() == "trained\n"
 
@@ -179,9 +179,9 @@ def test_a_sweep_is_the_local_launchers(project):
     assert (project.parent / "vm.arguments").read_text().split() == [
         "-m",
         "launch.local",
-        "--out=runs/t",
         "--config=configs/sigma2.py",
         "--config.seed=3",
+        "--out=runs/t",
     ]
     assert (project / "runs" / "t" / "steps").read_text() == "trained\n"
 
