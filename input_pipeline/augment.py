@@ -181,7 +181,7 @@ def area_average(image, factors):
     image = tf.concat([image, tf.repeat(image[-1:], below, axis=0)], axis=0)
     image = tf.concat([image, tf.repeat(image[:, -1:], beside, axis=1)], axis=1)
     # Ten times as fast as a mean over the axes of a reshaped picture.
-    return tf.compat.v1.image.resize_area(image[None], averaged)[0]
+    return tf.raw_ops.ResizeArea(images=image[None], size=averaged)[0]
 
 
 def jitter(image, colour, config: AugmentConfig):
