@@ -19,7 +19,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from heatmap import command_line
-from heatmap.errors import guard
+from heatmap.errors import UserError, guard
 from heatmap.startup import Startup
 
 config_flags.DEFINE_config_file("config", None, command_line.HELP)
@@ -28,7 +28,8 @@ flags.DEFINE_string(
     "coordinator",
     "",
     "Of several processes: HOST:PORT of the first, or 'auto' to ask Slurm, Open MPI or the TPU's "
-    "environment, which is done by itself where that says that there are several.",
+    "environment, which is done by itself where that says that there are several; 'none' keeps to "
+    "this one.",
 )
 flags.DEFINE_integer("processes", 1, "How many, with a --coordinator.")
 flags.DEFINE_integer("process", 0, "Which of them this is, from 0.")
@@ -58,20 +59,21 @@ def main(_: list[str]) -> None:
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # --verbosity=0 shows each checkpoint and metric
     config = command_line.config_of(flags.FLAGS)
-    name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
-    workdir = pathlib.Path(flags.FLAGS.workdir or fresh_workdir(name))
-    print(f"{config.to_json()}workdir: {workdir}", flush=True)
-
     startup = Startup()
     # Seconds of imports, not owed by a mistyped flag.
     from heatmap import compilation, processes, state
     from heatmap.train import train
 
     compilation.keep()
-    state.divide_cpu(config.train.batch_size)
+    state.divide_cpu(config.train.batch_size // max(1, flags.FLAGS.processes))
     processes.join(flags.FLAGS.coordinator, flags.FLAGS.processes, flags.FLAGS.process)
     if not processes.is_first():
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the first speaks for all
+    if not flags.FLAGS.workdir and processes.are_several():
+        raise UserError("Several processes need one --workdir, on a disk that all of them see.")
+    name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+    workdir = pathlib.Path(flags.FLAGS.workdir or fresh_workdir(name))
+    print(f"{config.to_json()}workdir: {workdir}", flush=True)
     startup.listen()
     startup.ends("imports")
     train(config, workdir, startup)

@@ -8,6 +8,7 @@ A contestant is a command that calls `serve`; processes keep apart what cannot s
 settings of malloc or the number of JAX devices.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -70,12 +71,17 @@ def hold(contestants: Sequence[Contestant], rounds: int) -> list[Result]:
     Raises:
       UserError: if none takes part.
     """
-    workers = [worker for one in contestants if (worker := _Worker(one)).is_ready()]
-    if not workers:
-        raise UserError("No contestant could start; what each said stands above.")
+    workers: list[_Worker] = []
     order = random.Random(0)
-    seconds: dict[str, list[float]] = {worker.name: [] for worker in workers}
     try:
+        for contestant in contestants:
+            worker = _Worker(contestant)
+            workers.append(worker)
+            if not worker.is_ready():
+                workers.remove(worker)
+        if not workers:
+            raise UserError("No contestant could start; what each said stands above.")
+        seconds: dict[str, list[float]] = {worker.name: [] for worker in workers}
         for turn in range(rounds):
             for worker in order.sample(workers, len(workers)):
                 seconds[worker.name].append(worker.turn())
@@ -134,13 +140,18 @@ class _Worker:
     def turn(self) -> float:
         """Lets the contestant work, and returns the seconds of a unit."""
         assert self._process.stdin is not None  # a pipe, as asked for
-        self._process.stdin.write("go\n")
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it ended while others had their turn
+            self._process.stdin.write("go\n")
+            self._process.stdin.flush()
         line = next(self._answers, "")
         if not line:
-            raise UserError(f"{self.name} ended in its turn; what it said stands above.")
+            raise UserError(
+                f"{self.name} ended before its turn was over; what it said stands above."
+            )
         return json.loads(line)
 
     def close(self) -> None:
         """Hangs up, and waits for the process to end."""
-        self._process.communicate()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.communicate()
+        self._process.wait()

@@ -41,6 +41,7 @@ _CONFIG = (
     "--config.train.best_metric=",
     "--config.model.backbone_init=random",
     f"--config.train.batch_size={BATCH}",
+    f"--config.data.workers={WORKERS}",
 )
 
 
@@ -97,7 +98,7 @@ def batches_of_ours(config: Config) -> Iterator[Any]:
 
 
 class Files:
-    """The pictures for the other libraries: decoded, moved and recloured by Pillow and NumPy."""
+    """The pictures for the other libraries: decoded, moved and recoloured by Pillow and NumPy."""
 
     def __init__(self, config: Config, length: int):
         import input_pipeline
@@ -123,12 +124,13 @@ class Files:
         rng = np.random.default_rng([0, 1, epoch, row])
         size = self._config.data.image_size
         drawn = augment.draw(self._boxes[row], self._config.augment, size, rng)
-        inverse = geometry.invert(drawn.input_from_original)
+        (down, across), numbers = augment.warp_parameters(drawn.input_from_original)
         half = np.eye(3)
         half[:2, 2] = 0.5  # Pillow counts from the corner of the first pixel
-        transform = (half @ inverse @ geometry.invert(half))[:2].ravel()
+        averaged_from_input = np.append(numbers, 1).reshape(3, 3)
+        transform = (half @ averaged_from_input @ geometry.invert(half))[:2].ravel()
         with Image.open(self._files[row]) as image:
-            moved = image.transform(
+            moved = image.reduce((int(across), int(down))).transform(
                 size[::-1], Image.Transform.AFFINE, tuple(transform), Image.Resampling.BILINEAR
             )
         for enhance, factor in zip(

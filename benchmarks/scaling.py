@@ -73,9 +73,11 @@ def bytes_sent(program: str) -> int:
 
 
 def step_seconds(kind: Accelerator, count: int, work: float, sent: float) -> float:
-    """Models a step: the work of a device's pictures, then a ring all-reduce of the gradients.
+    """Models a step: the work of a device's pictures, then an all-reduce of the gradients.
 
-    Nothing of the exchange is hidden behind the work, which it partly is in truth.
+    That has the bandwidth of a ring and the latency of a tree, as NCCL's double binary trees have
+    (Sanders et al., Parallel Computing 2009). Nothing of the exchange is hidden behind the work,
+    which it partly is in truth.
 
     Args:
       kind: the accelerator.
@@ -95,7 +97,9 @@ def contestants(flags: Sequence[str], seconds: float) -> list[Contestant]:
     """Lists the same step on more and more devices."""
     command = [sys.executable, "-m", "benchmarks.scaling", "--serve", f"--seconds={seconds}"]
     sides = [
-        Contestant(f"{n} devices", [*command, *flags], {"JAX_NUM_CPU_DEVICES": str(n)})
+        Contestant(
+            f"{n} device{'s' * (n > 1)}", [*command, *flags], {"JAX_NUM_CPU_DEVICES": str(n)}
+        )
         for n in DEVICES
     ]
     with socket.socket() as free:
@@ -196,7 +200,8 @@ def main(arguments: list[str] | None = None) -> None:
     if options.serve:
         serve(words, config, options)
         return
-    flags = [w for w in words if w.startswith(("--config.", "--config="))]
+    fields = [word for word in words if word.startswith("--config.")]
+    flags = [f"--config={options.config}", *fields]
     results = contest.hold(contestants(flags, options.seconds), options.rounds)
     print("\n".join(output.table(assumptions())), end="\n\n")
     work = results[0].facts["work"] / config.train.batch_size

@@ -11,12 +11,14 @@ PyTorch comes with the extra `bench`; without it, our own two are compared.
 
 import dataclasses
 import importlib.util
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks import contest, output
 from benchmarks.contest import Contestant, Result
+from heatmap import fields
 from heatmap.errors import guard
 
 REFERENCE = "PyTorch, channels last"
@@ -93,8 +95,8 @@ def rows(name: str, batch: int, results: Sequence[Result]) -> list[dict[str, Any
     """
     by_name = {result.name: result for result in results}
     reference = by_name.get(REFERENCE)
-    work, peak = (
-        max((result.facts.get(fact, 0.0) for result in results), default=0.0)
+    work, peak = (  # unknown, where none of ours takes part
+        max((r.facts[fact] for r in results if fact in r.facts), default=math.nan)
         for fact in ("work", "peak")
     )
     return [
@@ -134,7 +136,8 @@ def main(arguments: list[str] | None = None) -> None:
         batch = options.batch or MODELS[name].batch
         sides = contestants(MODELS[name], batch, options.seconds)
         if options.only:
-            sides = [side for side in sides if side.name in options.only]
+            known = {side.name: side for side in sides}
+            sides = [fields.choose(known, only, "--only") for only in options.only]
         found += rows(name, batch, contest.hold(sides, options.rounds))
     output.publish(options.out, "train_step", found, lambda axes: draw(found, axes))
 

@@ -131,7 +131,7 @@ def get_config() -> ConfigDict:
     evaluation.pck_references = ("bbox", "torso", "image")  # those that the data set has
     evaluation.csv = False  # write predictions as CSV beside the Parquet
     evaluation.sheet_examples = 6  # validation pictures on the sheet, 0 = no sheets
-    evaluation.sheet_every_evals = 10  # a sheet at every n-th evaluation and at the end
+    evaluation.sheet_every_evals = 10  # at the first evaluation, every n-th and the last
 
     log = config.log = ConfigDict()
     log.every_steps = 50

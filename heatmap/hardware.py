@@ -1,9 +1,10 @@
 """What accelerators can do at most, as their makers say."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
-# Dense bfloat16 operations per second of a device as JAX counts them, by a part of its name; the
+# Dense bfloat16 operations per second of a device as JAX counts them, by words of its name; the
 # first that fits. Volta and Turing have no bfloat16: theirs is float16.
 _PEAKS = {
     "B200": 2250e12,
@@ -13,6 +14,7 @@ _PEAKS = {
     "A100": 312e12,
     "L40S": 362e12,
     "L4": 121e12,
+    "A10G": 70e12,
     "A10": 125e12,
     "V100": 125e12,
     "T4": 65e12,
@@ -20,7 +22,7 @@ _PEAKS = {
     "RTX 3090": 71e12,
     "TPU v6 lite": 918e12,
     "TPU v5 lite": 197e12,
-    "TPU v5": 459e12,
+    "TPU v5p?": 459e12,
     "TPU v4": 275e12,
     "TPU v3": 61.5e12,  # of one of the two cores
     "TPU v2": 22.5e12,
@@ -37,4 +39,5 @@ def peak(devices: Sequence[Any]) -> float:
       0 where it is not known; a CPU's depends on its clock, and has to be measured.
     """
     kind = devices[0].device_kind
-    return len(devices) * next((peak for name, peak in _PEAKS.items() if name in kind), 0.0)
+    known = (peak for name, peak in _PEAKS.items() if re.search(rf"\b{name}\b", kind))
+    return len(devices) * next(known, 0.0)

@@ -16,9 +16,12 @@ from jax.experimental import multihost_utils
 
 from heatmap.errors import UserError
 
-AUTO = "auto"
+AUTO, NONE = "auto", "none"
 # How many processes a launcher says that it has started; JAX asks the same launchers for the rest.
-_COUNTS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
+# Slurm names a job's tasks also where `srun` has not started them; those of a step are running.
+_COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+# Failures that are of this process alone, whatever the others do.
+_OWN = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")
 _SHUTDOWN_SECONDS = 30  # that a process waits for the others when it ends
 
 
@@ -27,18 +30,18 @@ def join(coordinator: str, count: int, index: int) -> None:
 
     Args:
       coordinator: 'HOST:PORT' of the first process; 'auto' to ask Slurm, Open MPI, Cloud TPU or
-        GKE; '' to do so only where the environment speaks of several processes.
+        GKE; '' to do so only where the environment speaks of several processes; 'none' for never.
       count: of all processes, where `coordinator` is an address.
       index: of this one, from 0.
 
     Raises:
       UserError: for numbers that make no sense, or if the others cannot be reached.
     """
-    if coordinator in ("", AUTO):
+    if coordinator in ("", AUTO, NONE):
         if (count, index) != (1, 0):
             raise UserError("--processes and --process need --coordinator=HOST:PORT as well.")
-        if coordinator == AUTO or _several():
-            _initialise(local_device_ids=_devices_of_slurm())
+        if coordinator == AUTO or (not coordinator and _announced()):
+            _initialise()
         return
     if not re.fullmatch(r".+:\d+", coordinator):
         raise UserError(f"--coordinator={coordinator}: say HOST:PORT of the first process.")
@@ -48,6 +51,11 @@ def join(coordinator: str, count: int, index: int) -> None:
         _initialise(coordinator_address=coordinator, num_processes=count, process_id=index)
 
 
+def are_several() -> bool:
+    """Says whether there are other processes."""
+    return jax.process_count() > 1
+
+
 def is_first() -> bool:
     """Says whether this process writes the files that are written once."""
     return jax.process_index() == 0
@@ -55,7 +63,7 @@ def is_first() -> bool:
 
 def any_says(flag: bool) -> bool:
     """Says whether the flag is set in any process; all must ask at the same step."""
-    if jax.process_count() == 1:
+    if not are_several():
         return flag
     return bool(np.any(multihost_utils.process_allgather(np.array([flag]))))
 
@@ -64,13 +72,14 @@ def any_says(flag: bool) -> bool:
 def together() -> Iterator[None]:
     """Ends this process at once, with a sentence and exit code 1, if another is lost in the block.
 
-    Whatever the others still owe, a sum or a sign of life, then fails at the next exchange. An
-    ordinary exit would wait for them once more, and abort.
+    A failure of its own, such as too little memory, passes as it is. Whatever the others still
+    owe, a sum or a sign of life, fails at the next exchange; an ordinary exit would wait for them
+    once more, and abort.
     """
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
+        if not are_several() or str(error).startswith(_OWN):
             raise
         reason = " ".join(str(error).split())
         print(
@@ -86,12 +95,13 @@ def together() -> Iterator[None]:
 
 def whole(array: jax.Array) -> np.ndarray:
     """Brings an array to the host that may be divided over the processes; all must ask."""
-    if jax.process_count() == 1:
+    if not are_several():
         return np.asarray(array)
     return multihost_utils.process_allgather(array, tiled=True)
 
 
-def _several() -> bool:
+def _announced() -> bool:
+    """Says whether the environment speaks of several processes."""
     counts = [os.environ.get(name, "") for name in _COUNTS]
     hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
     return len(hosts) > 1 or any(count.isdigit() and int(count) > 1 for count in counts)
@@ -99,14 +109,19 @@ def _several() -> bool:
 
 def _devices_of_slurm() -> list[int] | None:
     """Gives the one task of a node all of its GPUs: JAX would take one for each task."""
-    tasks, gpus = (os.environ.get(f"SLURM_{name}", "") for name in ("NTASKS", "GPUS_ON_NODE"))
-    alone = tasks and tasks == os.environ.get("SLURM_NNODES")
+    names = ("STEP_NUM_TASKS", "STEP_NUM_NODES", "GPUS_ON_NODE")
+    tasks, nodes, gpus = (os.environ.get(f"SLURM_{name}", "") for name in names)
+    alone = tasks and tasks == nodes
     return list(range(int(gpus))) if alone and gpus.isdigit() else None
 
 
 def _initialise(**settings) -> None:
     try:
-        jax.distributed.initialize(shutdown_timeout_seconds=_SHUTDOWN_SECONDS, **settings)
+        jax.distributed.initialize(
+            local_device_ids=_devices_of_slurm(),
+            shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
+            **settings,
+        )
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(

@@ -18,7 +18,8 @@ class Progress:
     """A bar with rate and remaining time on a terminal, plain lines elsewhere.
 
     Attributes:
-      work: floating-point operations of a step, 0 until `wants_work` has been answered.
+      work: floating-point operations of a step, None until `wants_work` has been answered; 0
+        where that is not known.
     """
 
     def __init__(self, first: int, steps: int, config: Config, peak: float):
@@ -30,7 +31,7 @@ class Progress:
           config: its batch size, and how often it speaks.
           peak: operations per second that the devices can do, 0 where that is not known.
         """
-        self.work = 0.0
+        self.work: float | None = None
         self._first, self._steps, self._config, self._peak = first, steps, config, peak
         self._began = self._shown = time.monotonic()
         self._shown_step = first
@@ -42,7 +43,7 @@ class Progress:
     @property
     def wants_work(self) -> bool:
         """Whether to find out how much work a step is, because the devices' peak is known."""
-        return bool(self._peak) and not self.work
+        return bool(self._peak) and self.work is None
 
     def each(self, batches: Iterable[T]) -> Iterator[T]:
         """Passes batches on, and notes how long each was waited for."""
@@ -78,18 +79,22 @@ class Progress:
 
         Returns:
           The numbers, to be logged: images per second, the share of the time that the loop has
-          waited for each, and operations per second where a step's are known.
+          waited for each, and operations per second where a step's are known; none if no step was
+          taken since.
         """
         now = time.monotonic()
         seconds, steps = now - self._shown, step - self._shown_step
-        rate = steps / seconds if seconds else 0.0
-        waits = {what: share / seconds for what, share in self._waited.items() if seconds}
+        waits: dict[str, float] = {}
+        numbers: dict[str, float] = {}
+        if steps and seconds:  # the first step compiles, and is no measure
+            rate = steps / seconds
+            waits = {what: share / seconds for what, share in self._waited.items()}
+            numbers["speed/images_per_s"] = rate * self._config.train.batch_size
+            numbers |= {f"speed/waits_for_{what}": share for what, share in waits.items()}
+            if self.work:
+                numbers["speed/flop_per_s"] = rate * self.work
+                numbers["speed/share_of_peak"] = rate * self.work / self._peak
         self.goes_on(step)
-        numbers: dict[str, float] = {"speed/images_per_s": rate * self._config.train.batch_size}
-        numbers |= {f"speed/waits_for_{what}": share for what, share in waits.items()}
-        if self.work:
-            numbers["speed/flop_per_s"] = rate * self.work
-            numbers["speed/share_of_peak"] = rate * self.work / self._peak
         if self._bar is not None:
             shown: dict[str, Any] = {"loss": f"{loss:.3g}"}
             if waits.get(INPUT, 0.0) > 0.5:
@@ -105,12 +110,10 @@ class Progress:
         # The remaining time follows the whole run so far, with its evaluations.
         each = (time.monotonic() - self._began) / max(1, step - self._first)
         left = tqdm.format_interval((self._steps - step) * each)
-        parts = [
-            f"step {step}/{self._steps}",
-            f"loss {loss:.4g}",
-            f"{numbers['speed/images_per_s']:.0f} images/s",
-        ]
-        if self.work:
+        parts = [f"step {step}/{self._steps}", f"loss {loss:.4g}"]
+        if "speed/images_per_s" in numbers:
+            parts.append(f"{numbers['speed/images_per_s']:.0f} images/s")
+        if "speed/flop_per_s" in numbers:
             tera, share = numbers["speed/flop_per_s"] / 1e12, numbers["speed/share_of_peak"]
             parts.append(f"{tera:.3g} TFLOP/s, {share:.0%} of the bf16 peak")
         parts += [f"waits for {what} {share:.0%}" for what, share in waits.items()]

@@ -255,7 +255,7 @@ class Trainer:
             self.meta["best"] = {"step": step, "value": value}
             self.best.save(step, weights, self.meta)
         if config.eval.sheet_examples and (
-            step == self.steps or len(log) % config.eval.sheet_every_evals == 0
+            step == self.steps or len(log) == 1 or len(log) % config.eval.sheet_every_evals == 0
         ):
             self._sheet(step)
         progress.validated(log[-1], metric, value)
@@ -343,7 +343,7 @@ class Trainer:
 
     def _leaves_after(self, step: int) -> bool:
         """Says whether to save and stop after a step: all processes do, or none."""
-        if jax.process_count() > 1 and step % _AGREE_STEPS:
+        if processes.are_several() and step % _AGREE_STEPS:
             return False
         return processes.any_says(self.stop_asked or self._out_of_time())
 
@@ -405,9 +405,13 @@ def make_train_step(run: Run, optimiser: optax.GradientTransformation):
 
 
 def work_of(step, *arguments) -> float:
-    """Counts the floating-point operations of a jitted step, as XLA does before it optimises."""
+    """Counts the floating-point operations of a jitted step, as XLA does before it optimises.
+
+    Returns:
+      0 where XLA does not say.
+    """
     costs = step.lower(*arguments).cost_analysis()
-    return float((costs or {}).get("flops", math.nan))
+    return float((costs or {}).get("flops", 0.0))
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ and stores it upright, area-averaged by a whole number as long as it stays twice
 network's input: for a network, and for crops of a quarter of the picture, all of it is still there.
 """
 
+import collections
 import dataclasses
 import hashlib
 import json
@@ -13,7 +14,7 @@ import pathlib
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -23,11 +24,12 @@ from tqdm import tqdm
 from heatmap import caches, geometry
 from heatmap.config import DataConfig
 from heatmap.errors import UserError
-from input_pipeline import augment
+from input_pipeline import augment, images
 from input_pipeline.records import Records
 
 MEMORY, DISK = "memory", "disk"
 _PIXELS, _INDEX = "pixels.bin", "index.json"
+_FORMAT = b"1"  # another number for another way to make the same pictures
 _KEPT_SCALE = 2  # times the input's resolution, at least
 
 
@@ -53,20 +55,17 @@ def keep(records: Records, config: DataConfig) -> Records:
         pictures and input size share them.
 
     Raises:
-      UserError: if they do not fit, or cannot be written.
+      UserError: if one cannot be read, or they cannot be written.
     """
     if not config.cache or records.pixels is not None:
         return records
     factors = _factors(records, config)
     turned = dict(zip(records.files.tolist(), records.orientations.tolist(), strict=True))
     if config.cache == MEMORY:
-        with ThreadPoolExecutor(config.workers or os.cpu_count()) as pool:
-            found = pool.map(lambda file: _read(file, turned[file], factors[file]), factors)
-            shown = tqdm(found, "decoding", len(factors), unit="picture", file=sys.stderr)
-            kept = Kept(dict(zip(factors, shown, strict=True)), factors)
+        pictures = dict(_decoded(turned, factors, config))
     else:
-        kept = Kept(_on_disk(turned, factors, config), factors)
-    return dataclasses.replace(records, kept=kept)
+        pictures = _on_disk(turned, factors, config)
+    return dataclasses.replace(records, kept=Kept(pictures, factors))
 
 
 def decode(path):
@@ -103,8 +102,36 @@ def _factors(records: Records, config: DataConfig) -> dict[str, int]:
     return factors
 
 
+def _decoded(
+    turned: Mapping[str, int], factors: Mapping[str, int], config: DataConfig
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields every picture with its file, in their order, and no more ahead than threads."""
+    workers = config.workers or os.cpu_count() or 1
+    waiting: collections.deque = collections.deque()
+    with (
+        ThreadPoolExecutor(workers) as pool,
+        tqdm(desc="decoding", total=len(factors), unit="picture", file=sys.stderr) as bar,
+    ):
+        for file in [*factors, *[None] * workers]:
+            if file:
+                waiting.append((file, pool.submit(_read, file, turned[file], factors[file])))
+            if waiting and (file is None or len(waiting) > workers):
+                first, picture = waiting.popleft()
+                yield first, picture.result()
+                bar.update()
+
+
 def _read(file: str, orientation: int, factor: int) -> np.ndarray:
-    image = upright(decode(file), tf.constant(orientation))
+    """Decodes one picture as it is kept.
+
+    Raises:
+      UserError: if the file is gone or broken.
+    """
+    try:
+        image = upright(decode(file), tf.constant(orientation))
+    except tf.errors.OpError:
+        _refuse(file)
+        raise
     if factor > 1:
         image = augment.area_average(image, (factor, factor))
         image = tf.cast(tf.round(image), tf.uint8)
@@ -116,8 +143,9 @@ def _on_disk(
 ) -> dict[str, np.ndarray]:
     """Maps the pictures of a folder that is written first if no run has done so."""
     folder = caches.folder() / f"pictures-{_key(turned, factors)}"
-    if not (folder / _INDEX).is_file():
+    if not _is_whole(folder):
         try:
+            shutil.rmtree(folder, ignore_errors=True)
             _write(folder, turned, factors, config)
         except OSError as error:
             raise UserError(
@@ -132,11 +160,31 @@ def _on_disk(
     }
 
 
+def _is_whole(folder: pathlib.Path) -> bool:
+    """Says whether nothing is missing of a folder: caches are tidied up file by file."""
+    try:
+        index = json.loads((folder / _INDEX).read_text())
+        size = sum(3 * height * width for _, height, width in index.values())
+        return (folder / _PIXELS).stat().st_size == size
+    except (OSError, ValueError):
+        return False
+
+
+def _refuse(file: str) -> None:
+    """Raises the sentence about a picture that cannot be read, if it can be told why."""
+    images.inspect(pathlib.Path(file))
+    images.decode(pathlib.Path(file))
+
+
 def _key(turned: Mapping[str, int], factors: Mapping[str, int]) -> str:
     """Names a set of pictures by their files, sizes and times, and what is done to them."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(_FORMAT)
     for file in sorted(factors):
-        told = os.stat(file)
+        try:
+            told = os.stat(file)
+        except OSError:
+            _refuse(file)
+            raise
         named = (str(pathlib.Path(file).absolute()), told.st_size, told.st_mtime_ns)
         digest.update(repr((*named, turned[file], factors[file])).encode())
     return digest.hexdigest()[:16]
@@ -153,13 +201,8 @@ def _write(
     temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         index, offset = {}, 0
-        with (
-            (temporary / _PIXELS).open("wb") as file,
-            ThreadPoolExecutor(config.workers or os.cpu_count()) as pool,
-        ):
-            found = pool.map(lambda name: _read(name, turned[name], factors[name]), factors)
-            shown = tqdm(found, "decoding", len(factors), unit="picture", file=sys.stderr)
-            for name, picture in zip(factors, shown, strict=True):
+        with (temporary / _PIXELS).open("wb") as file:
+            for name, picture in _decoded(turned, factors, config):
                 file.write(picture.tobytes())
                 index[name] = (offset, *picture.shape[:2])
                 offset += picture.nbytes
@@ -167,7 +210,7 @@ def _write(
         try:
             temporary.rename(folder)
         except OSError:
-            if not (folder / _INDEX).is_file():  # else another run was sooner
+            if not _is_whole(folder):  # else another run was sooner
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from heatmap import metrics, prediction_table
 from heatmap.errors import UserError
-from heatmap.report import ablation, analysis, budget, methods
+from heatmap.report import ablation, analysis, budget, explanations, methods
 from heatmap.report.findings import (
     BOTH_RIGHT,
     BOTH_WRONG,
@@ -23,6 +23,8 @@ from heatmap.report.findings import (
     UNORDERED,
     Ablation,
     AblationRow,
+    Calibration,
+    Interval,
     LogLine,
 )
 from tests.helpers import make_config, properties
@@ -221,6 +223,7 @@ def test_without_an_exchange_nothing_is_said_twice():
     [
         ((0.5, 0.9), (2, 1), "test/pck@0.05 is best with seed2=b: 0.9; worst with seed2=a: 0.5"),
         ((0.99, 1.0), (1, 2), "at least 0.95 everywhere; test/error_px is best with seed2=a: 1;"),
+        ((0.9, 0.9, 0.2), (1, 1, 2), "is best with 2 of 3 settings: 0.9; worst with seed2=c: 0.2"),
         ((1.0, 1.0), (1, 1), "test/error_px is 1 with every setting"),
         ((np.nan, 0.9), (np.nan, 2), "test/pck@0.05 is 0.9 with every setting"),
     ],
@@ -228,7 +231,7 @@ def test_without_an_exchange_nothing_is_said_twice():
 def test_an_ablation_is_told_by_a_score_that_tells(pck, error, told):
     rows = tuple(
         AblationRow((name,), 1, scores, (np.nan, np.nan))
-        for name, *scores in zip("ab", pck, error, strict=True)
+        for name, *scores in zip("abc", pck, error, strict=False)
     )
     sweep = Ablation("sweep", ("seed2",), ("test/pck@0.05", "test/error_px"), rows, ())
     (sentence,) = compare(UNET, ablations=[sweep]).text["ablation"]
@@ -242,6 +245,13 @@ def test_the_text_says_that_the_first_wins(found):
     assert "unet is ahead at nose" in said(found, "keypoints")
     assert "The score of unet tells how far off a point is" in said(found, "calibration")
     assert "regression gives coordinates without a score" in said(found, "calibration")
+
+
+@pytest.mark.parametrize(("value", "verdict"), [(-0.2, "tells weakly how"), (-0.5, "tells how")])
+def test_a_weak_correlation_is_called_weak(value, verdict):
+    correlation = Interval(value, value - 0.1, value + 0.1)
+    sentence = explanations._telling(Calibration("unet", "score", (), correlation, 0.1))
+    assert f"The score of unet {verdict} far off a point is" in sentence
 
 
 def test_the_text_says_that_the_second_wins():

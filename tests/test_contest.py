@@ -1,6 +1,7 @@
 """Contests between processes, and what a benchmark leaves."""
 
 import json
+import math
 import os
 import sys
 
@@ -71,8 +72,22 @@ def test_who_cannot_start_drops_out(diary, capfd):
 def test_who_ends_in_the_middle_is_named(diary):
     code = WORKER.replace("turns.append(1)", "raise SystemExit('out of memory')")
     ends = Contestant("ends", [sys.executable, "-c", code, "ends", "1"])
-    with pytest.raises(UserError, match="ends ended in its turn"):
+    with pytest.raises(UserError, match="ends ended before its turn was over"):
         contest.hold([ends, worker("able", 1)], rounds=1)
+
+
+def test_who_ends_between_turns_is_named(diary):
+    code = "import json, os\n"
+    code += f"os.fdopen(int(os.environ[{contest._CHANNEL!r}]), 'w').write('{{}}\\n')"
+    ends = Contestant("ends", [sys.executable, "-c", code])
+    with pytest.raises(UserError, match="ends ended before"):
+        contest.hold([ends, worker("able", 1)], rounds=3)
+
+
+def test_an_unknown_contestant_is_named(tmp_path):
+    arguments = ["--models", "unet", "--only", "heatmop", f"--out={tmp_path}"]
+    with pytest.raises(UserError, match="--only='heatmop' is not known: did you mean 'heatmap'"):
+        train_step.main(arguments)
 
 
 def test_a_benchmark_leaves_a_table_numbers_and_a_figure(tmp_path, capsys):
@@ -104,6 +119,8 @@ def test_steps_are_compared_with_the_reference_and_the_peak():
     assert first["GFLOP/s"] == pytest.approx(20)
     assert first["of the matmul peak"] == pytest.approx(0.2)
     assert second["of the matmul peak"] == pytest.approx(0.1)
+    (alone,) = train_step.rows("unet", 32, [theirs])
+    assert math.isnan(alone["GFLOP/s"])
 
 
 def test_the_phases_of_a_start_are_read_as_they_are_printed(capsys):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import pathlib
 
 import numpy as np
 import pytest
@@ -160,6 +161,37 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
         pictures.keep(records, settings(**{"data.cache": "disk"}).data)
 
 
+@pytest.mark.parametrize("cache", ["memory", "disk"])
+def test_a_picture_that_is_gone_or_broken_is_one_sentence(tmp_path, cache):
+    records = on_disk(make_records(), tmp_path)
+    config = settings(**{"data.cache": cache}).data
+    whole = pathlib.Path(records.files[4]).read_bytes()
+    pathlib.Path(records.files[4]).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"im4\.png cannot be read"):
+        pictures.keep(records, config)
+    pathlib.Path(records.files[4]).unlink()
+    with pytest.raises(UserError, match=r"im4\.png does not exist"):
+        pictures.keep(records, config)
+    assert not list(caches.folder().glob("*"))
+
+
+@pytest.mark.parametrize("damage", ["no pixels", "few pixels", "no index", "bad index"])
+def test_a_damaged_cache_is_written_anew(tmp_path, damage):
+    records = on_disk(make_records(), tmp_path)
+    config = settings(**{"data.cache": "disk"}).data
+    before = {file: p.copy() for file, p in pictures.keep(records, config).kept.pictures.items()}
+    (folder,) = caches.folder().glob("pictures-*")
+    name = "pixels.bin" if "pixels" in damage else "index.json"
+    if damage.startswith("no"):
+        (folder / name).unlink()
+    else:
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[: len(content) // 2])
+    after = pictures.keep(records, config).kept.pictures
+    for file, picture in before.items():
+        np.testing.assert_array_equal(picture, after[file])
+
+
 def test_pictures_in_memory_already_are_left_alone():
     records = make_records()
     assert pictures.keep(records, settings(**{"data.cache": "disk"}).data) is records
@@ -230,17 +262,24 @@ def test_a_device_is_sent_decoded_pictures_only(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_that_augments_on_the_device_learns_the_same(tiny_root, tmp_path):
-    scores = []
-    for where in ("host", "device"):
-        changes = {
-            "augment.where": where,
-            "augment.rotation": 20.0,
+@pytest.mark.parametrize("render", ["host", "device"])
+def test_a_run_that_augments_on_the_device_learns_the_same(tiny_root, tmp_path, render):
+    """From pictures in files that are kept, with either way to render targets."""
+
+    def losses(name, **changes):
+        common = {
             "augment.horizontal_flip": 0.5,
             "augment.brightness": 0.2,
-            "data.cache": "memory",
+            "augment.rotation": 20.0,
+            "data.cache": "disk",
+            "targets.render": render,
             "train.steps": 12,
-            "optim.learning_rate": 1e-5,
+            "optim.learning_rate": 1e-4,
         }
-        scores.append(train(tiny(tiny_root, **changes), tmp_path / where))
-    assert scores[0]["val/loss"] == pytest.approx(scores[1]["val/loss"], rel=1e-4)
+        scores = train(tiny(tiny_root, **{**common, **changes}), tmp_path / name)
+        assert list(caches.folder().glob("pictures-*"))
+        return scores["val/loss"]
+
+    expected = losses("host", **{"augment.where": "host"})
+    assert losses("device", **{"augment.where": "device"}) == pytest.approx(expected, rel=1e-4)
+    assert losses("other", **{"augment.rotation": 90.0}) != pytest.approx(expected, rel=1e-3)

@@ -45,23 +45,27 @@ def asked(monkeypatch):
         raise Asked(settings)
 
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
-    for name in ("SLURM_NTASKS", "SLURM_NNODES", "SLURM_GPUS_ON_NODE", "OMPI_COMM_WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
+    for name in list(os.environ):
+        if name.startswith(("SLURM_", "OMPI_", "TPU_")):
+            monkeypatch.delenv(name)
     return lambda *arguments: processes.join(*(arguments or ("", 1, 0)))
 
 
 def test_one_process_meets_nobody(asked, monkeypatch):
     asked()
     asked("host:1234", 1, 0)
-    monkeypatch.setenv("SLURM_NTASKS", "1")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    monkeypatch.setenv("SLURM_NTASKS", "4")  # of the job, which no `srun` has started
     monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "localhost")
     asked()
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    asked("none", 1, 0)  # four runs beside one another
 
 
 @pytest.mark.parametrize(
     "environment",
     [
-        {"SLURM_NTASKS": "2"},
+        {"SLURM_STEP_NUM_TASKS": "2"},
         {"OMPI_COMM_WORLD_SIZE": "4"},
         {"TPU_WORKER_HOSTNAMES": "a.svc,b.svc"},
     ],
@@ -76,12 +80,14 @@ def test_launchers_are_believed(asked, monkeypatch, environment):
 
 
 def test_the_one_task_of_a_slurm_node_has_all_its_gpus(asked, monkeypatch):
-    for name, value in {"NTASKS": "2", "NNODES": "2", "GPUS_ON_NODE": "4"}.items():
+    step = {"STEP_NUM_TASKS": "2", "STEP_NUM_NODES": "2", "GPUS_ON_NODE": "4"}
+    for name, value in step.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
-    with pytest.raises(Asked) as found:
-        asked()
-    assert found.value.args[0]["local_device_ids"] == [0, 1, 2, 3]
-    monkeypatch.setenv("SLURM_NTASKS", "8")  # a task for each GPU: JAX's own rule
+    for arguments in ((), ("host:1234", 2, 0)):
+        with pytest.raises(Asked) as found:
+            asked(*arguments)
+        assert found.value.args[0]["local_device_ids"] == [0, 1, 2, 3]
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")  # a task for each GPU: JAX's own rule
     with pytest.raises(Asked) as found:
         asked()
     assert found.value.args[0]["local_device_ids"] is None
@@ -95,9 +101,13 @@ def test_an_address_is_passed_on(asked):
     assert (settings["num_processes"], settings["process_id"]) == (3, 2)
 
 
-def test_a_failure_of_one_process_alone_is_its_own():
-    with pytest.raises(jax.errors.JaxRuntimeError, match="mine"), processes.together():
-        raise jax.errors.JaxRuntimeError("mine")
+@pytest.mark.parametrize(
+    ("others", "message"), [(False, "anything"), (True, "RESOURCE_EXHAUSTED: too large")]
+)
+def test_a_failure_of_one_process_alone_is_its_own(monkeypatch, others, message):
+    monkeypatch.setattr(processes, "are_several", lambda: others)
+    with pytest.raises(jax.errors.JaxRuntimeError, match=message), processes.together():
+        raise jax.errors.JaxRuntimeError(message)
 
 
 # Steps so small that rounding cannot grow: each loss then tells which examples it was made of.
@@ -111,6 +121,24 @@ STEPS = [
 ]
 
 
+@pytest.fixture
+def started():
+    """The processes of a test, none of which outlives it."""
+    processes: list[subprocess.Popen] = []
+    yield processes
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def wait_for(line: str, folder, process) -> None:
+    deadline = time.monotonic() + 200
+    while line not in said(folder):
+        assert process.poll() is None, said(folder)
+        assert time.monotonic() < deadline, said(folder)
+        time.sleep(0.05)
+
+
 def start(root, folder, count: int, devices: int) -> list[subprocess.Popen]:
     """Starts the processes of one run; what each prints goes to FOLDER.I.log."""
     with socket.socket() as free:
@@ -118,11 +146,11 @@ def start(root, folder, count: int, devices: int) -> list[subprocess.Popen]:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     flags = [*STEPS, f"--config.data.root={root}", f"--workdir={folder}"]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
-    started = []
+    run = []
     for index in range(count):
         others = [f"--coordinator={address}", f"--processes={count}", f"--process={index}"]
         with open(f"{folder}.{index}.log", "a") as log:
-            started.append(
+            run.append(
                 subprocess.Popen(
                     command(*flags, *(others if count > 1 else [])),
                     cwd=ROOT,
@@ -131,7 +159,7 @@ def start(root, folder, count: int, devices: int) -> list[subprocess.Popen]:
                     stderr=subprocess.STDOUT,
                 )
             )
-    return started
+    return run
 
 
 def said(folder, index: int = 0) -> str:
@@ -139,9 +167,13 @@ def said(folder, index: int = 0) -> str:
         return log.read()
 
 
-def finish(started, folder) -> None:
-    for index, process in enumerate(started):
-        assert process.wait(timeout=300) == 0, said(folder, index)
+def finish(run, folder) -> None:
+    try:
+        for index, process in enumerate(run):
+            assert process.wait(timeout=300) == 0, said(folder, index)
+    finally:
+        for process in run:
+            process.kill()
 
 
 def losses(folder) -> np.ndarray:
@@ -204,12 +236,10 @@ def test_a_lost_process_ends_the_job_and_another_number_goes_on(tiny_root, tmp_p
 
 
 @pytest.mark.slow
-def test_told_to_stop_one_process_stops_all(tiny_root, tmp_path, alone):
+def test_told_to_stop_one_process_stops_all(tiny_root, tmp_path, alone, started):
     folder = tmp_path / "run"
-    started = start(tiny_root, folder, 2, 4)
-    while "step 5/" not in said(folder):
-        assert started[0].poll() is None, said(folder)
-        time.sleep(0.05)
+    started += start(tiny_root, folder, 2, 4)
+    wait_for("step 5/", folder, started[0])
     started[1].send_signal(signal.SIGTERM)
     finish(started, folder)
     stopped = int(re.search(r"stopped at step (\d+)", said(folder))[1])

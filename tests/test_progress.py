@@ -34,24 +34,26 @@ def begin(peak=0.0):
 
 def test_rate_and_waits_are_of_the_time_since_the_last_report(clock, capsys):
     shown = begin()
-    for _ in range(2):
+    for step in (10, 30):
         for _ in range(10):
             with shown.waits("input"):
                 clock.now += 0.1
             with shown.waits("devices"):
                 clock.now += 0.3
             clock.now += 0.1
-        numbers = shown.show(10, 0.25)
+        numbers = shown.show(step, 0.25)
     assert numbers == pytest.approx(
         {
-            "speed/images_per_s": 0.0,  # the second report was of no further step
+            "speed/images_per_s": 20 * 8 / 5,
             "speed/waits_for_input": 0.2,
             "speed/waits_for_devices": 0.6,
         }
     )
-    first, _ = capsys.readouterr().out.splitlines()
+    assert shown.show(30, 0.25) == {}  # of no further step
+    first, _, last = capsys.readouterr().out.splitlines()
     waits = "waits for input 20%  waits for devices 60%"
     assert re.fullmatch(rf"step 10/100  loss 0.25  16 images/s  {waits}  00:4[45] left", first)
+    assert re.fullmatch(r"step 30/100  loss 0.25  \d\d:\d\d left", last)
 
 
 def test_a_pause_is_no_training(clock):
@@ -78,8 +80,9 @@ def test_work_is_compared_with_a_known_peak(clock, capsys):
     assert not begin().wants_work
     shown = begin(peak=4e12)
     assert shown.wants_work
-    shown.work = 1e12
+    shown.work = 0.0
     assert not shown.wants_work
+    shown.work = 1e12
     clock.now += 5
     numbers = shown.show(10, 0.25)
     assert numbers["speed/flop_per_s"] == pytest.approx(2e12)
@@ -99,7 +102,8 @@ class Device:
         ("NVIDIA H100 80GB HBM3", 989e12),
         ("NVIDIA H100 PCIe", 756e12),
         ("NVIDIA A100-SXM4-40GB", 312e12),
-        ("NVIDIA A10G", 125e12),
+        ("NVIDIA A10G", 70e12),
+        ("NVIDIA A10", 125e12),
         ("NVIDIA L40S", 362e12),
         ("NVIDIA L4", 121e12),
         ("Tesla T4", 65e12),
@@ -107,6 +111,9 @@ class Device:
         ("TPU v5p", 459e12),
         ("TPU v6 lite", 918e12),
         ("cpu", 0),
+        ("NVIDIA L40", 0),
+        ("NVIDIA RTX A1000", 0),
+        ("NVIDIA T400", 0),
         ("NVIDIA Unheard-of", 0),
     ],
 )

@@ -40,7 +40,7 @@ def test_all_kinds_of_arrays_are_counted():
     assert scaling.bytes_sent(program) == 4 * 64 + 2 * 8 + 4
 
 
-def test_a_step_is_work_and_a_ring():
+def test_a_step_is_work_and_an_exchange():
     kind = scaling.Accelerator(peak=1e12, reached=0.5, link=1e9, latency=1e-3, batch=10)
     assert scaling.step_seconds(kind, 1, 1e9, 1e6) == pytest.approx(10 * 1e9 / 0.5e12)
     several = scaling.step_seconds(kind, 4, 1e9, 1e6) - scaling.step_seconds(kind, 1, 1e9, 1e6)

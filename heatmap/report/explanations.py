@@ -33,6 +33,7 @@ _PART_NAMES = {
 # Scores of which fewer is better, by what their names hold.
 _LESS_IS_BETTER = ("error", "err_", "loss")
 _EXHAUSTED = 0.95  # from here on, a share of right points hardly tells settings apart
+_WEAK = 0.3  # a rank correlation below this is called weak (Cohen, 1988: "medium" begins here)
 
 
 def why(comparison: Comparison) -> list[str]:
@@ -156,7 +157,8 @@ def _telling(found: Calibration) -> str:
     if not correlation.excludes(0.0):
         verdict = "cannot be told to say anything about its error"
     elif correlation.value * expected > 0:
-        verdict = "tells how far off a point is"
+        weakly = " weakly" if abs(correlation.value) < _WEAK else ""
+        verdict = f"tells{weakly} how far off a point is"
     else:
         verdict = "misleads: it is the larger error that looks the surer"
     sentence = f"The {found.signal} of {found.method} {verdict} ({measured})"
@@ -260,9 +262,14 @@ def _extremes(found: Ablation) -> str:
     if best == worst:
         text += f"{metric} is {number(best)} with every setting"
     else:
+        ends = [[r for r in rows if r.means[place] == value] for value in (best, worst)]
+        shown = [_setting(found, same[0].settings) for same in ends]
+        for i, same in enumerate(ends):
+            if len(same) > 1:
+                shown[i] = f"{len(same)} of {len(rows)} settings"
         text += (
-            f"{metric} is best with {_setting(found, rows[0].settings)}: {number(best)}; worst "
-            f"with {_setting(found, rows[-1].settings)}: {number(worst)}"
+            f"{metric} is best with {shown[0]}: {number(best)}; worst with {shown[1]}: "
+            f"{number(worst)}"
         )
     deviations = [r.deviations[place] for r in known if math.isfinite(r.deviations[place])]
     if deviations:

@@ -275,7 +275,9 @@ def _ablation(page: _Page, i: int, found: Ablation) -> None:
         ],
     )
     if found.rows and found.metrics:
-        page.figure(f"ablation_{i}", plots.ablation(found), f"Scores of {found.name} as bars")
+        page.figure(
+            f"ablation_{i}", plots.ablation(found), f"Scores of {found.name} by its settings"
+        )
 
 
 def _settings(page: _Page) -> None:
