@@ -249,9 +249,11 @@ def stages(method: Method, source: Source) -> tuple[Stage, ...]:
     files = sorted((method.folder / "heatmaps").glob("*.npz"))
     if not files or "val" not in source.records:
         return ()
-    files = [
-        files[i] for i in np.unique(np.linspace(0, len(files) - 1, _STAGES).round(0).astype(int))
-    ]
+    # Maps change by factors of steps: most of it has happened in the first of many epochs.
+    steps = np.array([int(file.stem) for file in files])
+    wanted = np.geomspace(steps[0], steps[-1], _STAGES)
+    nearest = np.abs(np.log(steps / wanted[:, None])).argmin(1)
+    files = [files[i] for i in np.unique(nearest)]
     kept = [_kept(file) for file in files]
     count = min(_STAGE_PICTURES, *(len(maps) for maps in kept))
     batch = next(batching.eval_batches(source.records["val"], source.config))
