@@ -6,6 +6,7 @@ import pathlib
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 
@@ -54,6 +55,18 @@ def place(tmp_path_factory) -> pathlib.Path:
     return place
 
 
+def briefly(line: str, tfds) -> list[str]:
+    """Returns a command that trains or reads, on less."""
+    arguments = [sys.executable, *shlex.split(line)[1:]]
+    if "main.py" in arguments:
+        given = {a.split("=")[0] for a in arguments}
+        arguments += [a for a in BRIEF if a.split("=")[0] not in given]
+        arguments = [a for a in arguments if not a.startswith("--config.train.epochs=1")]
+        if "--config=configs/folder.py" not in arguments:
+            arguments.append(f"--config.data.root={tfds}")
+    return arguments
+
+
 @pytest.mark.slow
 def test_readme_commands_run(place, tmp_path_factory):
     tfds = tmp_path_factory.mktemp("tfds")
@@ -65,21 +78,46 @@ def test_readme_commands_run(place, tmp_path_factory):
         "python -m heatmap.report": "wrote runs/report",
     }
     for kind, line in [(start, line) for start in shows for line in commands(start)]:
-        arguments = [sys.executable, *shlex.split(line)[1:]]
-        if "main.py" in arguments:
-            given = {a.split("=")[0] for a in arguments}
-            arguments += [a for a in BRIEF if a.split("=")[0] not in given]
-            arguments = [a for a in arguments if not a.startswith("--config.train.epochs=1")]
-            if "--config=configs/folder.py" not in arguments:
-                arguments.append(f"--config.data.root={tfds}")
+        if "--coordinator" in line:
+            continue  # not by itself
         result = subprocess.run(
-            arguments, cwd=place, capture_output=True, text=True, check=False, timeout=300
+            briefly(line, tfds),
+            cwd=place,
+            env={**os.environ, "XDG_CACHE_HOME": str(tfds)},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
         )
         assert result.returncode == 0, (line, result.stderr)
         assert shows[kind] in result.stdout, line
         seen += 1
     assert seen >= 13
     shutil.rmtree(place / "runs")
+
+
+@pytest.mark.slow
+def test_readme_processes_train_together(place, tmp_path_factory):
+    tfds = tmp_path_factory.mktemp("tfds")
+    lines = [line for line in commands("python main.py") if "--coordinator" in line]
+    assert len(lines) == 2
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    run = [
+        subprocess.Popen(
+            briefly(line.replace("HOST:1234", address), tfds),
+            cwd=place,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for line in lines
+    ]
+    told = [process.communicate(timeout=300)[0] for process in run]
+    assert [process.returncode for process in run] == [0, 0], told
+    assert "error_px/median" in told[0]
+    assert "error_px/median" not in told[1]
 
 
 @pytest.mark.slow
