@@ -74,7 +74,8 @@ def together() -> Iterator[None]:
 
     A failure of its own, such as too little memory, passes as it is. Whatever the others still
     owe, a sum or a sign of life, fails at the next exchange; an ordinary exit would wait for them
-    once more, and abort.
+    once more, and abort. A process that waits for the others to save is ended by JAX, with its own
+    message, after they have given no sign of life for 100 seconds.
     """
     try:
         yield
