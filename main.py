@@ -18,7 +18,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from heatmap import command_line
+from heatmap import command_line, hardware
 from heatmap.errors import UserError, guard
 from heatmap.startup import Startup
 
@@ -35,14 +35,13 @@ flags.DEFINE_integer("processes", 1, "How many, with a --coordinator.")
 flags.DEFINE_integer("process", 0, "Which of them this is, from 0.")
 
 
-def restart_with_huge_pages() -> None:
-    """Starts the same command anew with memory in huge pages, where Linux has them.
+def restart_with_kept_memory() -> None:
+    """Starts the same command anew with settings of malloc that suit it, where Linux has glibc.
 
-    Each step asks for the same hundreds of megabytes and gives them back, and the kernel spends a
-    tenth of the time on clearing them in pages of 4 KB. glibc decides only when a process starts.
+    It reads them only when a process starts.
     """
     if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
-        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+        os.environ["GLIBC_TUNABLES"] = hardware.MALLOC
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
@@ -89,5 +88,5 @@ def fresh_workdir(name: str) -> str:
 
 
 if __name__ == "__main__":
-    restart_with_huge_pages()
+    restart_with_kept_memory()
     guard(lambda: app.run(main, flags_parser=parse_flags))

@@ -119,7 +119,7 @@ def compare(path: pathlib.Path, weights: pathlib.Path) -> list[str]:
     channels_first = np.ascontiguousarray(picture.transpose(0, 3, 1, 2))
     (tokens,) = session.run([_LAST_NORM], {model.graph.input[0].name: channels_first})
 
-    written, tree = pretrained.load(weights, state.replicated(state.create_mesh()))
+    written, tree = pretrained.load(weights, state.create_mesh())
     architecture = ARCHITECTURES[written.architecture]
     graph = nnx.split(nnx.eval_shape(lambda: ViT(architecture, jnp.float32, nnx.Rngs(0))))[0]
     features, cls = jax.jit(lambda tree, x: nnx.merge(graph, tree)(x))(tree, picture)

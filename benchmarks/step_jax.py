@@ -18,7 +18,7 @@ from heatmap import state as state_lib
 from heatmap.config import Config
 from heatmap.keypoints import KeypointSet
 from heatmap.models import norm, ops
-from heatmap.train import make_train_step
+from heatmap.step import make_train_step
 from input_pipeline import batching
 
 
@@ -72,12 +72,14 @@ class Stepper:
         self._train_step = make_train_step(self._run, optimiser)
         self._state = state_lib.new_state(self._run.weights, optimiser, config.optim.ema_decay > 0)
         sharding = state_lib.sharded(self._run.mesh)
-        self._batch = batching.to_devices(random_batch(config, points.count), sharding)
+        batch = batching.to_devices(random_batch(config, points.count), sharding)
+        nothing: dict[str, jax.Array] = {}  # else lies on the devices
+        self._arguments = (batch, nothing)
 
     def _work(self) -> float:
         """Counts the floating-point operations of a step, as the plain operators need them."""
         with plain_operators(), jax.set_mesh(self._run.mesh):
-            lowered = jax.jit(self._train_step.__wrapped__).lower(self._state, self._batch)
+            lowered = jax.jit(self._train_step.__wrapped__).lower(self._state, *self._arguments)
             costs = lowered.cost_analysis()
         assert costs is not None  # known for every program that is not compiled yet
         return float(costs["flops"])
@@ -85,7 +87,7 @@ class Stepper:
     def program(self) -> str:
         """Returns the compiled step as text."""
         with jax.set_mesh(self._run.mesh):
-            return self._train_step.lower(self._state, self._batch).compile().as_text() or ""
+            return self._train_step.lower(self._state, *self._arguments).compile().as_text() or ""
 
     def facts(self) -> dict[str, Any]:
         """Says how much work a step is, what this machine can do, and with what it does it."""
@@ -98,8 +100,8 @@ class Stepper:
         operators = plain_operators() if self._plain else contextlib.nullcontext()
         with operators, jax.set_mesh(self._run.mesh):
             for _ in range(count):
-                self._state, loss, *_ = self._train_step(self._state, self._batch)
-            jax.block_until_ready(loss)
+                self._state, told = self._train_step(self._state, *self._arguments)
+            jax.block_until_ready(told)
         return (time.perf_counter() - began) / count
 
 

@@ -22,7 +22,7 @@ from heatmap import run as run_lib
 from heatmap import state as state_lib
 from heatmap.config import Config
 from heatmap.errors import UserError, guard
-from heatmap.train import make_train_step
+from heatmap.step import make_train_step
 from input_pipeline import batching
 
 Place = Literal["host", "device"]
@@ -64,8 +64,8 @@ class Contestant:
         sharding = state_lib.sharded(self.run.mesh)
         for _ in range(TURN):
             moved = batching.to_devices(next(self.batches), sharding)
-            self.state, loss, *_ = self.step(self.state, moved)
-            found.append(loss)
+            self.state, told = self.step(self.state, moved, {})
+            found.append(told.loss)
         self.losses += [float(loss) for loss in found]  # waits for the last step
         if timed:
             self.seconds.append(time.perf_counter() - began)

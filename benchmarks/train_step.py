@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks import contest, output
 from benchmarks.contest import Contestant, Result
-from heatmap import fields
+from heatmap import fields, hardware
 from heatmap.errors import guard
 
 REFERENCE = "PyTorch, channels last"
@@ -43,8 +43,7 @@ MODELS = {
     "regression": Model(("--config=configs/regression.py",), 32),
     "vit": Model(("--config=configs/beetles.py", "--config.model.backbone_init=random"), 8),
 }
-# As `main.py` starts itself.
-_HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+_KEPT_MEMORY = {"GLIBC_TUNABLES": hardware.MALLOC}  # as `main.py` starts itself
 # glibc gives large blocks back to the system after each step, unless it is told not to.
 _LARGE_BLOCKS = dict.fromkeys(
     ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_"), str(2**30)
@@ -55,7 +54,7 @@ def contestants(model: Model, batch: int, seconds: float) -> list[Contestant]:
     """Lists who takes part for one model."""
 
     def ours(name: str, *flags: str, **environment: str) -> Contestant:
-        return side("jax", name, flags, {**_HUGE_PAGES, **environment})
+        return side("jax", name, flags, {**_KEPT_MEMORY, **environment})
 
     def torch(name: str, *flags: str, **environment: str) -> Contestant:
         return side("torch", name, ("--channels_last", *flags), environment)
@@ -78,7 +77,7 @@ def contestants(model: Model, batch: int, seconds: float) -> list[Contestant]:
             side("torch", "PyTorch", (), {}),
             torch(REFERENCE),
             torch(f"{REFERENCE}, tuned malloc", **_LARGE_BLOCKS),
-            torch(f"{REFERENCE}, tuned malloc, huge pages", **_LARGE_BLOCKS, **_HUGE_PAGES),
+            torch(f"{REFERENCE}, our malloc", **_KEPT_MEMORY),
             torch(f"{REFERENCE}, tuned malloc, compiled", "--compiled", **_LARGE_BLOCKS),
             torch(f"{REFERENCE}, tuned malloc, bfloat16", "--bf16", **_LARGE_BLOCKS),
         ]

@@ -39,7 +39,8 @@ def get_config() -> ConfigDict:
     data.on_error = "raise"  # an unreadable picture: 'raise', or 'skip' and list it
     data.verify = True  # decode every picture once before training
     data.max_megapixels = 64.0  # a larger picture is refused
-    data.cache = ""  # keep decoded pictures: '' = no, in 'memory', or on 'disk' for other runs too
+    data.cache = ""  # keep decoded pictures: '' = no, in 'memory', on 'disk' for other runs too, or
+    # those to train on in the memory of each 'device', which then augments
     data.workers = 0  # threads that read and augment, 0 = one per core
 
     split = data.split = ConfigDict()
@@ -84,6 +85,9 @@ def get_config() -> ConfigDict:
     model.backbone_weights = ""  # vit: the folder that `python -m heatmap.models.convert` wrote
     model.freeze_backbone = True  # vit: train the head only
     model.head = "deconv"  # vit: 'deconv', 'simple' (both heatmaps) or 'cls_mlp' (coordinates)
+    model.keep_features = False  # vit: run a frozen backbone once per picture; no augmentation
+    model.remat = False  # vit: compute the blocks again for their gradients, to save memory
+    model.shards = 1  # devices that hold the parameters together, 1 = each holds all of them
 
     loss = config.loss = ConfigDict()
     loss.name = "mse"  # a key of heatmap.losses.LOSSES
@@ -122,6 +126,7 @@ def get_config() -> ConfigDict:
     train.save_every_steps = 0  # checkpoint to resume from, 0 = at every evaluation
     train.eval_every_epochs = 1
     train.eval_every_steps = 0  # 0 = by epochs
+    train.steps_per_dispatch = 1  # so many in one program, for steps of a few milliseconds
     train.best_metric = ""  # decides the best checkpoint, e.g. 'val/pck@0.05'; '' = median error
 
     evaluation = config.eval = ConfigDict()

@@ -164,9 +164,16 @@ class Checkpoints:
         )
 
 
-def shapes(tree: Tree, sharding: jax.sharding.Sharding) -> Tree:
-    """Describes arrays without holding them: what `Checkpoints.restore` asks for."""
-    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), tree)
+def shapes(tree: Tree, shardings: Tree) -> Tree:
+    """Describes arrays without holding them: what `Checkpoints.restore` asks for.
+
+    Args:
+      tree: arrays, or their shapes.
+      shardings: where each is to go, as from `state.divided`.
+    """
+    return jax.tree.map(
+        lambda a, place: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), tree, shardings
+    )
 
 
 def _divide(tree: Tree) -> tuple[Tree, Tree]:

@@ -61,7 +61,7 @@ class DataConfig:
     max_megapixels: float
     workers: int
     split: SplitConfig
-    cache: Literal["", "memory", "disk"] = ""
+    cache: Literal["", "memory", "disk", "device"] = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +105,9 @@ class ModelConfig:
     backbone_weights: str
     freeze_backbone: bool
     head: str
+    keep_features: bool = False
+    remat: bool = False
+    shards: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,6 +162,7 @@ class TrainConfig:
     eval_every_epochs: int
     eval_every_steps: int
     best_metric: str
+    steps_per_dispatch: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,8 +210,9 @@ class Config:
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
 
-# What a resumed run may change: how long it trains, where it reports, and where its data and the
-# weights of its backbone lie, which hashes know again; never what it learns.
+# What a resumed run may change: how long it trains, where it reports, how it is divided between
+# devices, and where its data and the weights of its backbone lie, which hashes know again; never
+# what it learns.
 RESUMABLE = (
     "train.epochs",
     "train.steps",
@@ -215,6 +220,8 @@ RESUMABLE = (
     "log.",
     "data.root",
     "model.backbone_weights",
+    "model.remat",
+    "model.shards",
 )
 
 
@@ -290,6 +297,7 @@ def _check(config: Config) -> None:
         *_split_rules(data.split),
         *_optim_rules(config.optim),
         *_augment_rules(config.augment),
+        *_keeping_rules(config),
     ]
     for field, sizes in (
         ("data.image_size", data.image_size),
@@ -309,6 +317,7 @@ def _least_rules(config: Config) -> list[tuple[bool, str]]:
     train, optim = config.train, config.optim
     least = {
         "data.workers": (config.data.workers, 0),
+        "model.shards": (config.model.shards, 1),
         "augment.rotation": (config.augment.rotation, 0),
         "loss.coordinate_weight": (config.loss.coordinate_weight, 0),
         "optim.warmup_steps": (optim.warmup_steps, 0),
@@ -316,6 +325,7 @@ def _least_rules(config: Config) -> list[tuple[bool, str]]:
         "optim.weight_decay": (optim.weight_decay, 0),
         "optim.clip_norm": (optim.clip_norm, 0),
         "train.save_every_steps": (train.save_every_steps, 0),
+        "train.steps_per_dispatch": (train.steps_per_dispatch, 1),
         "train.eval_every_steps": (train.eval_every_steps, 0),
         "train.eval_every_epochs": (train.eval_every_epochs, 0 if train.eval_every_steps else 1),
         "eval.sheet_examples": (config.eval.sheet_examples, 0),
@@ -393,6 +403,33 @@ def _augment_rules(augment: AugmentConfig) -> list[tuple[bool, str]]:
         value = getattr(augment, field)
         rules.append((0 <= value <= most, f"augment.{field} must lie in [0, {most}], got {value}"))
     return rules
+
+
+def _keeping_rules(config: Config) -> list[tuple[bool, str]]:
+    model, augment = config.model, config.augment
+    ranges = (augment.crop_scale, augment.crop_ratio, augment.scale)
+    zero = (
+        *(augment.rotation * augment.rotation_prob, augment.horizontal_flip, augment.vertical_flip),
+        *(augment.brightness, augment.contrast, augment.saturation, augment.hue),
+    )
+    return [
+        (
+            config.data.cache != "device" or augment.where == "device",
+            "data.cache='device' keeps the training pictures where the host cannot augment them: "
+            "set augment.where='device' too, or data.cache to 'memory'",
+        ),
+        (
+            not model.keep_features or (model.name == "vit" and model.freeze_backbone),
+            "model.keep_features=True is for a frozen backbone: set model.name='vit' and "
+            "model.freeze_backbone=True, or leave it out",
+        ),
+        (
+            not model.keep_features or (set(ranges) == {(1.0, 1.0)} and not any(zero)),
+            "model.keep_features=True computes features once, and augmentation changes pictures "
+            "each time: set the fields of augment to what configs/common.py gives them, or leave "
+            "it out",
+        ),
+    ]
 
 
 def flag_overrides(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

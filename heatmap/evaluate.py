@@ -35,14 +35,14 @@ from heatmap.run import Run
 
 PredictStep = Callable[[Any, Any], tuple[Any, jax.Array, jax.Array]]
 LookStep = Callable[[Any, Any], tuple[jax.Array, jax.Array]]
+Features = Mapping[str, np.ndarray]
 
 
 def make_predict_step(run: Run) -> PredictStep:
     """Compiles (weights, batch on the devices) -> (points read off, loss sum, loss weight)."""
 
     def predict_step(weights, batch):
-        image = run_lib.normalise_pixels(batch["image"], run.config)
-        output = run.network.predict(weights, image)
+        output = run.network.predict(weights, run_lib.network_input(batch, run.config))
         return decoding.decode(run.config, output), *objective.compute(
             run.config, run.points, output, batch
         )
@@ -60,7 +60,9 @@ def make_look_step(run: Run) -> LookStep:
     return jax.jit(look_step)
 
 
-def predict(run: Run, step: PredictStep, weights, records) -> tuple[Predictions, float]:
+def predict(
+    run: Run, step: PredictStep, weights, records, features: Features | None = None
+) -> tuple[Predictions, float]:
     """Predicts every example of a split once.
 
     Args:
@@ -68,15 +70,18 @@ def predict(run: Run, step: PredictStep, weights, records) -> tuple[Predictions,
       step: from `make_predict_step`.
       weights: {'params', 'frozen', 'stats'}.
       records: `input_pipeline.Records` of the split.
+      features: of its pictures, where they have been computed.
 
     Returns:
       (predictions in pixels of the original pictures, loss of the split).
     """
-    decoded, loss = collect(run, step, weights, records)
+    decoded, loss = collect(run, step, weights, records, features)
     return in_original_pixels(run.config, records, decoded), loss
 
 
-def collect(run: Run, step: PredictStep, weights, records) -> tuple[Any, float]:
+def collect(
+    run: Run, step: PredictStep, weights, records, features: Features | None = None
+) -> tuple[Any, float]:
     """Runs a step on every example of a split once.
 
     Args:
@@ -84,6 +89,7 @@ def collect(run: Run, step: PredictStep, weights, records) -> tuple[Any, float]:
       step: (weights, batch on the devices) -> (tree of [B, …], loss sum, loss weight).
       weights: as the step takes them.
       records: `input_pipeline.Records` of the split.
+      features: [N, …] by name, which the step is given in place of the pictures.
 
     Returns:
       (the tree, its arrays [N, …] on the host; loss of the split).
@@ -92,7 +98,7 @@ def collect(run: Run, step: PredictStep, weights, records) -> tuple[Any, float]:
 
     parts, total, weight = [], 0.0, 0.0
     sharding = state_lib.sharded(run.mesh)
-    for batch in batching.eval_batches(records, run.config):
+    for batch in batching.eval_batches(records, run.config, features):
         found, batch_total, batch_weight = step(weights, batching.to_devices(batch, sharding))
         parts.append(jax.tree.map(np.asarray, found))
         total, weight = total + float(batch_total), weight + float(batch_weight)

@@ -96,9 +96,11 @@ def together() -> Iterator[None]:
 
 def whole(array: jax.Array) -> np.ndarray:
     """Brings an array to the host that may be divided over the processes; all must ask."""
-    if not are_several():
-        return np.asarray(array)
-    return multihost_utils.process_allgather(array, tiled=True)
+    if isinstance(array, jax.Array) and not (
+        array.is_fully_addressable or array.is_fully_replicated
+    ):
+        return multihost_utils.process_allgather(array, tiled=True)
+    return np.asarray(array)
 
 
 def _announced() -> bool:

@@ -1,7 +1,9 @@
 """Builds what a config describes, and opens what a workdir holds."""
 
 import dataclasses
+import math
 import pathlib
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +28,7 @@ class Run:
       points: what the K points mean.
       network: the static part of the model.
       mesh: the devices.
-      weights: {'params', 'frozen', 'stats'}, on every device of the mesh.
+      weights: {'params', 'frozen', 'stats'}, on the devices of the mesh.
     """
 
     config: Config
@@ -45,15 +47,14 @@ def build(config: Config, points: KeypointSet) -> Run:
       UserError: naming the fields that do not fit.
     """
     network, shapes = _describe(config, points)
-    mesh = state_lib.create_mesh()
+    mesh = state_lib.create_mesh(config.model.shards)
 
     def initialise():
         model = models.create(config, points.count, nnx.Rngs(config.seed))
         weights = _split(config, model)[1]
         return {part: _without_backbone(tree) for part, tree in weights.items()}
 
-    # One program makes all weights in place, with the same numbers on any number of devices.
-    weights = jax.jit(initialise, out_shardings=state_lib.replicated(mesh))()
+    weights = _in_place(initialise, mesh)
     for part, backbone in _backbone(config, points, shapes, mesh).items():
         weights[part][BACKBONE] = backbone
     return Run(config, points, network, mesh, weights)
@@ -80,8 +81,9 @@ def open_run(folder: pathlib.Path, config: Config | None = None) -> Run:
     best = checkpoint.Checkpoints(folder, checkpoint.BEST)
     points = KeypointSet.from_json(meta["points"])
     network, shapes = _describe(config, points)
-    mesh = state_lib.create_mesh()
-    like = checkpoint.shapes(shapes, state_lib.replicated(mesh))
+    # Fewer devices than trained it may not divide alike.
+    mesh = state_lib.create_mesh(math.gcd(config.model.shards, jax.device_count()))
+    like = checkpoint.shapes(shapes, state_lib.divided(mesh, shapes))
     frozen = {}
     if BACKBONE in shapes["frozen"]:
         frozen[BACKBONE] = _backbone(config, points, shapes, mesh)["frozen"]
@@ -106,6 +108,13 @@ def check_config(
         )
 
 
+def network_input(batch: Mapping[str, jax.Array], config: Config):
+    """Returns what the network is given of a batch: its pictures, or features kept of them."""
+    if "patches" in batch:
+        return batch["patches"], batch["cls_token"]
+    return normalise_pixels(batch["image"], config)
+
+
 def normalise_pixels(image: jax.Array, config: Config) -> jax.Array:
     """Turns uint8 pixels [B, H, W, C] into what the network sees: (x/255 - mean)/std, float32."""
     mean, std = (jnp.array(v, jnp.float32) for v in (config.data.mean, config.data.std))
@@ -127,6 +136,12 @@ def _split(config: Config, model: nnx.Module) -> tuple[Network, dict[str, Tree]]
     return state_lib.split_model(model, frozen)
 
 
+def _in_place(initialise: Callable[[], Tree], mesh: jax.sharding.Mesh) -> Tree:
+    """Makes arrays where they stay, by one program: the same numbers on any number of devices."""
+    places = state_lib.divided(mesh, jax.eval_shape(initialise))
+    return jax.jit(initialise, out_shardings=places)()
+
+
 def _without_backbone(tree: Tree) -> Tree:
     return {name: part for name, part in tree.items() if name != BACKBONE}
 
@@ -142,15 +157,14 @@ def _backbone(
     parts = {part: tree[BACKBONE] for part, tree in shapes.items() if BACKBONE in tree}
     if not parts:
         return {}
-    everywhere = state_lib.replicated(mesh)
     if config.model.backbone_init == "pretrained":
-        whole = pretrained.load_for(config, everywhere)
+        whole = pretrained.load_for(config, mesh)
     else:
 
         def initialise():
             model = models.create(config, points.count, nnx.Rngs(config.seed))
             return nnx.to_pure_dict(nnx.state(getattr(model, BACKBONE), nnx.Param))
 
-        whole = jax.jit(initialise, out_shardings=everywhere)()
+        whole = _in_place(initialise, mesh)
     arrays = dict(jax.tree_util.tree_leaves_with_path(whole))
     return jax.tree_util.tree_map_with_path(lambda path, _: arrays[path[1:]], parts)

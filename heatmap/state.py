@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -11,11 +12,13 @@ import numpy as np
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from heatmap import optim
+from heatmap import optim, processes
 from heatmap.errors import UserError
 
 Tree = Any
 BACKBONE = "backbone"  # what a model calls the part that may come pretrained
+DATA, MODEL = "data", "model"  # the axes of the mesh
+_WHOLE_SIZE = 2**14  # numbers of an array that is not worth dividing
 
 
 @jax.tree_util.register_dataclass
@@ -56,27 +59,34 @@ class Network:
     train_graph: nnx.GraphDef
     eval_graph: nnx.GraphDef
 
-    def train(self, params, frozen, stats, image, key) -> tuple[jax.Array, Tree]:
+    def train(self, params, frozen, stats, inputs, key) -> tuple[jax.Array, Tree]:
         """Runs the model in training mode.
 
         Args:
           params: trainable parameters.
           frozen: the others.
           stats: batch statistics.
-          image: [B, H, W, C] normalised.
+          inputs: [B, H, W, C] normalised, or what `features` returns.
           key: for dropout.
 
         Returns:
           (output, new statistics).
         """
         model = nnx.merge(self.train_graph, params, frozen, stats)
-        output = model(image, rngs=nnx.Rngs(dropout=key))
+        output = model(inputs, rngs=nnx.Rngs(dropout=key))
         return output, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
 
-    def predict(self, weights: dict[str, Tree], image) -> jax.Array:
+    def predict(self, weights: dict[str, Tree], inputs) -> jax.Array:
         """Runs the model in evaluation mode: no dropout, stored statistics."""
-        graph, parts = self.eval_graph, (weights["params"], weights["frozen"], weights["stats"])
-        return nnx.merge(graph, *parts)(image)
+        return self._evaluating(weights)(inputs)
+
+    def features(self, weights: dict[str, Tree], image) -> tuple[jax.Array, jax.Array]:
+        """Runs the backbone alone: (patches [B, h, w, C], CLS token [B, C])."""
+        return getattr(self._evaluating(weights), BACKBONE)(image)
+
+    def _evaluating(self, weights: dict[str, Tree]) -> nnx.Module:
+        parts = (weights["params"], weights["frozen"], weights["stats"])
+        return nnx.merge(self.eval_graph, *parts)
 
 
 def split_model(
@@ -145,13 +155,27 @@ def divide_cpu(batch_size: int) -> None:
         jax.config.update("jax_num_cpu_devices", 2)
 
 
-def create_mesh() -> jax.sharding.Mesh:
-    """Returns the mesh over all devices, with the one axis 'data' that batches are divided on.
+def create_mesh(shards: int = 1, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
+    """Returns the mesh over the devices, with the axes 'data' and 'model'.
 
-    Those of a process stand together: it reads one stretch of every batch.
+    Batches are divided over both, parameters over 'model'. The devices of a process stand
+    together: it reads one stretch of every batch.
+
+    Args:
+      shards: devices that share one copy of the parameters.
+      devices: by default all.
+
+    Raises:
+      UserError: if the devices cannot be divided into such groups.
     """
-    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
-    return jax.sharding.Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
+    devices = sorted(devices or jax.devices(), key=lambda device: (device.process_index, device.id))
+    if len(devices) % shards:
+        raise UserError(
+            f"model.shards={shards} does not divide the {len(devices)} devices that there are; "
+            "choose a divisor of that."
+        )
+    grid = np.array(devices).reshape(-1, shards)
+    return jax.sharding.Mesh(grid, (DATA, MODEL), axis_types=(AxisType.Auto,) * 2)
 
 
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
@@ -159,9 +183,32 @@ def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def sharded(mesh: jax.sharding.Mesh) -> NamedSharding:
-    """The sharding of batches: the first axis divided over the devices."""
-    return NamedSharding(mesh, PartitionSpec("data"))
+def sharded(mesh: jax.sharding.Mesh, axis: int = 0) -> NamedSharding:
+    """The sharding of batches: the first axis, or another, divided over the devices."""
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, (DATA, MODEL)))
+
+
+def divided(mesh: jax.sharding.Mesh, tree: Tree) -> Tree:
+    """The shardings of parameters, and of whatever has their shapes, such as their averages.
+
+    Each large array is cut along its longest axis that can be cut evenly, so that the devices of
+    a group hold a part each (fully sharded data parallelism; ZeRO, Rajbhandari et al., SC 2020).
+    Small ones stay whole: to gather them would cost more than they take.
+
+    Args:
+      mesh: from `create_mesh`.
+      tree: arrays, or their shapes.
+    """
+    shards = mesh.shape[MODEL]
+
+    def place(leaf) -> NamedSharding:
+        able = [axis for axis, size in enumerate(leaf.shape) if size % shards == 0]
+        if shards == 1 or not able or leaf.size < _WHOLE_SIZE:
+            return replicated(mesh)
+        longest = max(able, key=lambda axis: leaf.shape[axis])
+        return NamedSharding(mesh, PartitionSpec(*[None] * longest, MODEL))
+
+    return jax.tree.map(place, tree)
 
 
 def sha256(state: TrainState) -> str:
@@ -174,7 +221,7 @@ def tree_sha256(tree: Tree) -> str:
     """Hashes the arrays of a tree with their paths, shapes and types."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        array = np.asarray(leaf)
+        array = processes.whole(leaf)
         digest.update(f"{optim.path_name(path)}{array.shape}{array.dtype}".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()

@@ -1,7 +1,7 @@
 """Trains what a config describes, from the newest checkpoint if there is one.
 
-The loop is only ordering. What a step computes stands in `make_train_step`, what is saved in
-`checkpoint`, what is measured in `evaluate`.
+The loop is only ordering. What a step computes stands in `step`, what is saved in `checkpoint`,
+what is measured in `evaluate`.
 """
 
 import contextlib
@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from tqdm import tqdm
 
 import input_pipeline
@@ -23,10 +22,10 @@ from heatmap import (
     checkpoint,
     diagnosis,
     evaluate,
+    features,
     hardware,
     losses,
     metrics,
-    objective,
     optim,
     prediction_table,
     processes,
@@ -36,15 +35,15 @@ from heatmap import (
 from heatmap import config as config_lib
 from heatmap import run as run_lib
 from heatmap import state as state_lib
+from heatmap import step as step_lib
 from heatmap.checkpoint import BEST, LATEST, Checkpoints
 from heatmap.config import Config
 from heatmap.errors import UserError
 from heatmap.progress import Progress
 from heatmap.report import sheet
-from heatmap.run import Run
 from heatmap.startup import Startup
 from heatmap.state import TrainState
-from input_pipeline import batching, device
+from input_pipeline import batching, pictures, resident
 
 _AGREE_STEPS = 10  # so often several processes ask one another whether to stop
 
@@ -97,7 +96,8 @@ class Trainer:
         self.best_metric = evaluate.best_metric(config, self.splits["val"])
         self.run = run_lib.build(config, records.points)
         optimiser, self.schedule = optim.create(config.optim, self.steps)
-        self.train_step = make_train_step(self.run, optimiser)
+        self.train_step = step_lib.make_train_step(self.run, optimiser)
+        self.train_steps = step_lib.make_train_steps(self.run, optimiser)
         self.predict_step = evaluate.make_predict_step(self.run)
         self.look_step = evaluate.make_look_step(self.run)
         saved = checkpoint.saved_step(folder) or 0
@@ -119,6 +119,8 @@ class Trainer:
             "best": None,
         }
         self.state = self._start(optimiser, split.sha256)
+        self.resident = self._resident()
+        self.features = self._features()
         self.stop_asked = False
         self.started = time.monotonic()
         if startup:
@@ -127,20 +129,14 @@ class Trainer:
     def _start(self, optimiser, split_sha256: str) -> TrainState:
         """Makes the first state, or restores the newest."""
         with jax.set_mesh(self.run.mesh):
-            everywhere = state_lib.replicated(self.run.mesh)
-            create = jax.jit(
-                lambda weights: state_lib.new_state(
-                    weights, optimiser, self.config.optim.ema_decay > 0
-                ),
-                out_shardings=everywhere,
-            )
+            create, shapes, places = step_lib.first_state(self.run, optimiser)
             if self.latest.step() is None:
-                return create(self.run.weights)
+                return jax.jit(create, out_shardings=places)(self.run.weights)
             stored = self.latest.meta()
             evaluate.check_split(self.folder, stored, split_sha256)
             run_lib.check_config(self.folder, stored, self.config, config_lib.RESUMABLE)
-            shapes = checkpoint.as_tree(jax.eval_shape(create, self.run.weights))
-            like, frozen = checkpoint.shapes(shapes, everywhere), self.run.weights["frozen"]
+            like = checkpoint.as_tree(checkpoint.shapes(shapes, places))
+            frozen = self.run.weights["frozen"]
             state = TrainState(**self.latest.restore(like, frozen=frozen))
         best = stored["best"]
         if best is not None and not self.best.has(best["step"]):
@@ -148,6 +144,26 @@ class Trainer:
         self.meta |= {"log": stored["log"], "best": best}
         print(f"resumed at step {int(state.step)}", flush=True)
         return state
+
+    def _resident(self) -> dict[str, jax.Array]:
+        """Places the training pictures on the devices, if they are to lie there."""
+        data, records = self.config.data, self.splits["train"]
+        if data.cache != pictures.DEVICE:
+            return {}
+        everywhere = state_lib.replicated(self.run.mesh)
+        size = batching.source_size(records)
+        return resident.place(records, size, data.channels, everywhere)
+
+    def _features(self) -> dict[str, evaluate.Features]:
+        """Computes, by split, what the backbone makes of the pictures, if that is to be kept."""
+        if not self.config.model.keep_features:
+            return {}
+        with jax.set_mesh(self.run.mesh):
+            found = {n: features.compute(self.run, r) for n, r in self.splits.items() if len(r)}
+        size = sum(array.nbytes for arrays in found.values() for array in arrays.values())
+        count = sum(len(self.splits[name]) for name in found)
+        print(f"keeps the features of {count} pictures, {size / 1e6:.0f} MB", flush=True)
+        return found
 
     def run_to_the_end(self) -> dict[str, float]:
         """Trains the steps that are left, scores the best checkpoint and prints the table."""
@@ -179,36 +195,37 @@ class Trainer:
         return scores
 
     def _loop(self, first: int) -> None:
-        config, sharding = self.config, state_lib.sharded(self.run.mesh)
-        batches = batching.train_batches(self.splits["train"], config, first, self.steps)
+        config, records = self.config, self.splits["train"]
+        kept = self.features.get("train")
+        batches = batching.train_batches(records, config, first, self.steps, kept)
         progress = Progress(first, self.steps, config, hardware.peak(jax.devices()))
-        pending = None  # the step before: it is looked at while the next one computes
-        for step, batch in enumerate(progress.each(batches), start=first + 1):
-            moved = batching.to_devices(batch, sharding)
-            if progress.wants_work:
-                progress.work = work_of(self.train_step, self.state, moved)
-            self.state, loss, finite, outside = self.train_step(self.state, moved)
-            if step == first + 1:
-                jax.block_until_ready(loss)  # compiled, and no measure of those that follow
+        pending = None  # the steps before: they are looked at while the next ones compute
+        began = True
+        for step, group in self._groups(progress.each(batches), first, progress):
+            told = self._take(group, progress)
+            if began:
+                jax.block_until_ready(told)  # compiled, and no measure of those that follow
                 progress.goes_on(step)
                 if self.startup:
                     self.startup.ends("first step")
                     tqdm.write(self.startup.close())
+                began = False
             if pending:
                 with progress.waits("devices"):
                     self._check_finite(*pending)
-            pending = (step, loss, finite, batch["row"])
+            pending = (step, told, [batch["row"] for batch in group])
             due = self._evaluation_is_due(step)
             leaving = self._leaves_after(step)
             progress.advance(step)
             if due or leaving or progress.is_due(step) or self._save_is_due(step):
                 with progress.waits("devices"):
                     self._check_finite(*pending)
+                loss = float(told.loss[-1])
                 numbers = {
-                    "train/loss": float(loss),
-                    "train/oob_points_frac": float(outside),
+                    "train/loss": loss,
+                    "train/oob_points_frac": float(told.outside[-1]),
                     "learning_rate": float(self.schedule(step - 1)),
-                    **progress.show(step, float(loss)),
+                    **progress.show(step, loss),
                 }
                 self.writer.write_scalars(step, numbers)
             if due:
@@ -226,11 +243,41 @@ class Trainer:
         if not self.stop_asked and step < self.steps:
             print(f"train.max_hours reached at step {step} of {self.steps}", flush=True)
 
+    def _groups(
+        self, batches: Iterator[batching.Batch], first: int, progress: Progress
+    ) -> Iterator[tuple[int, list[batching.Batch]]]:
+        """Yields (last step, batches) of one dispatch: at most up to where something is due."""
+        group = []
+        for step, batch in enumerate(batches, start=first + 1):
+            group.append(batch)
+            due = self._evaluation_is_due(step) or self._save_is_due(step) or progress.is_due(step)
+            agrees = processes.are_several() and step % _AGREE_STEPS == 0
+            if due or agrees or len(group) == self.config.train.steps_per_dispatch:
+                yield step, group
+                group = []
+
+    def _take(self, group: list[batching.Batch], progress: Progress) -> step_lib.Told:
+        """Takes the steps of a group, and returns what they say of themselves, [n] each."""
+        if len(group) == 1:
+            moved = batching.to_devices(group[0], state_lib.sharded(self.run.mesh))
+            arguments = (self.state, moved, self.resident)
+            if progress.wants_work:
+                progress.work = step_lib.work_of(self.train_step, *arguments)
+            self.state, told = self.train_step(*arguments)
+            return jax.tree.map(lambda array: array[None], told)
+        stacked = {name: np.stack([batch[name] for batch in group]) for name in group[0]}
+        moved = batching.to_devices(stacked, state_lib.sharded(self.run.mesh, axis=1))
+        if progress.wants_work:
+            each = jax.tree.map(lambda array: array[0], moved)
+            progress.work = step_lib.work_of(self.train_step, self.state, each, self.resident)
+        self.state, told = self.train_steps(self.state, moved, self.resident)
+        return told
+
     def _validate(self, step: int, progress: Progress) -> None:
         """Scores the validation split, adds a line to the log and keeps the best weights."""
         config, weights = self.config, self.state.weights
         predictions, loss = evaluate.predict(
-            self.run, self.predict_step, weights, self.splits["val"]
+            self.run, self.predict_step, weights, self.splits["val"], self.features.get("val")
         )
         scores = evaluate.score(self.run, "val", predictions, loss)
         self._write_scores(step, scores)
@@ -289,13 +336,17 @@ class Trainer:
     def _finish(self) -> dict[str, float]:
         """Scores the best checkpoint on every held-out split, and writes the results."""
         weights = self.best.restore(
-            checkpoint.shapes(self.state.weights, state_lib.replicated(self.run.mesh)),
+            checkpoint.shapes(
+                self.state.weights, state_lib.divided(self.run.mesh, self.state.weights)
+            ),
             self.meta["best"]["step"],
             self.state.frozen,
         )
         scores: dict[str, float] = {}
         for name in evaluate.held_out(self.splits):
-            found, loss = evaluate.predict(self.run, self.predict_step, weights, self.splits[name])
+            found, loss = evaluate.predict(
+                self.run, self.predict_step, weights, self.splits[name], self.features.get(name)
+            )
             scores |= evaluate.score(self.run, name, found, loss)
             if processes.is_first():
                 path = self.folder / "predictions" / f"{name}.parquet"
@@ -350,11 +401,20 @@ class Trainer:
     def _ask_to_stop(self) -> None:
         self.stop_asked = True
 
-    def _check_finite(self, step: int, loss, finite, rows) -> None:
-        """Stops the run at a loss or update that is not finite, before it is saved."""
-        if bool(finite):
+    def _check_finite(self, last: int, told: step_lib.Told, rows: list[np.ndarray]) -> None:
+        """Stops the run at a loss or update that is not finite, before it is saved.
+
+        Args:
+          last: of the steps.
+          told: by them.
+          rows: of the records in the batch of each.
+        """
+        finite = np.asarray(told.finite)
+        if finite.all():
             return
-        ids = ", ".join(self.splits["train"].ids[rows])
+        which = int(np.argmin(finite))
+        step, loss = last - len(rows) + 1 + which, told.loss[which]
+        ids = ", ".join(self.splits["train"].ids[rows[which]])
         saved = self.latest.step()
         kept = f"The last good checkpoint is of step {saved}" if saved else "There is no checkpoint"
         raise UserError(
@@ -362,56 +422,6 @@ class Trainer:
             f"{kept} in {self.latest.folder}. Try a lower optim.learning_rate or "
             f"optim.clip_norm=1. The batch held: {ids}."
         )
-
-
-def make_train_step(run: Run, optimiser: optax.GradientTransformation):
-    """Compiles (state, batch on the devices) -> (next state, loss, whether all is finite, …).
-
-    The fourth is the share of labelled points that augmentation has moved out of the input.
-    The batch is divided over the mesh and the state is on every device: sums over the batch, batch
-    statistics and gradients become all-reduces, so that any number of devices takes the same step.
-    """
-    config, decay = run.config, run.config.optim.ema_decay
-
-    def loss_of(params, state: TrainState, batch, key):
-        pixels = batch["image"] if "image" in batch else device.render(batch, config)
-        image = run_lib.normalise_pixels(pixels, config)
-        output, stats = run.network.train(params, state.frozen, state.stats, image, key)
-        total, weight = objective.compute(config, run.points, output, batch)
-        return losses.mean(total, weight), (total, weight, stats)
-
-    def train_step(state: TrainState, batch):
-        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-        gradient = jax.value_and_grad(loss_of, has_aux=True)
-        (loss, (total, weight, stats)), grads = gradient(state.params, state, batch, key)
-        updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        ema = optax.incremental_update(params, state.ema, 1 - decay) if decay else {}
-        following = dataclasses.replace(
-            state,
-            step=state.step + 1,
-            params=params,
-            stats=stats,
-            opt_state=opt_state,
-            ema=ema,
-            loss_sum=state.loss_sum + total,
-            loss_weight=state.loss_weight + weight,
-        )
-        finite = jnp.isfinite(loss) & jnp.isfinite(optax.global_norm(updates))
-        return following, loss, finite, objective.out_of_bounds_share(config, batch)
-
-    everywhere = state_lib.replicated(run.mesh)
-    return jax.jit(train_step, donate_argnums=0, out_shardings=everywhere)
-
-
-def work_of(step, *arguments) -> float:
-    """Counts the floating-point operations of a jitted step, as XLA does before it optimises.
-
-    Returns:
-      0 where XLA does not say.
-    """
-    costs = step.lower(*arguments).cost_analysis()
-    return float((costs or {}).get("flops", 0.0))
 
 
 @contextlib.contextmanager

@@ -9,7 +9,8 @@ import functools
 import itertools
 import os
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -19,16 +20,22 @@ from heatmap import geometry, targets
 from heatmap.config import Config
 from heatmap.errors import UserError
 from heatmap.keypoints import ABSENT, LABELLED, UNKNOWN
-from input_pipeline import augment, images, pictures
+from input_pipeline import augment, images, pictures, resident
 from input_pipeline.records import Records
 
 Batch = dict[str, np.ndarray]
+Features = Mapping[str, np.ndarray]
 
 # What the step needs on the devices; the rest of a batch stays on the host.
 _DEVICE_KEYS = (
     *("image", "keypoints", "visibility", "_mask", "heatmaps"),
     *("source", "source_size", "transform", "colour"),  # where the image is made there
+    *("picture", "factors"),  # and all pictures are
+    *("patches", "cls_token"),  # where the backbone has seen it already
 )
+
+_LABELS = ("keypoints", "visibility", "row", "input_from_original", "_mask")
+_PIXEL_WORK = ("colour", "factors", "transform")
 
 
 def epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
@@ -46,7 +53,9 @@ def last_step_of(epochs: int, size: int, batch_size: int) -> int:
     return -(-epochs * size // batch_size)
 
 
-def train_batches(records: Records, config: Config, first: int, last: int) -> Iterator[Batch]:
+def train_batches(
+    records: Records, config: Config, first: int, last: int, features: Features | None = None
+) -> Iterator[Batch]:
     """Yields the batches of steps first … last - 1.
 
     Args:
@@ -54,6 +63,7 @@ def train_batches(records: Records, config: Config, first: int, last: int) -> It
       config: the run's config.
       first: the step to begin with, 0 for a fresh run.
       last: the step to stop before.
+      features: [N, …] by name, to be sent in place of the pictures.
 
     Yields:
       This process' rows of each batch: image uint8 [b, H, W, C], keypoints float32 [b, K, 2] in
@@ -78,20 +88,29 @@ def train_batches(records: Records, config: Config, first: int, last: int) -> It
                 drawn = augment.draw(boxes[row], config.augment, config.data.image_size, rng)
                 yield _example(records, row, drawn, config)
 
+    share = mine.stop - mine.start
+    if features is not None:
+        return _without_pixels(examples(), share, _LABELS, config, features)
+    if config.data.cache == pictures.DEVICE:
+        places = {"picture": resident.places(records)}
+        return _without_pixels(examples(), share, _LABELS + _PIXEL_WORK, config, places)
     if config.augment.where == "device":
         padded = source_size(records)
         render = functools.partial(_send, size=padded, channels=config.data.channels)
     else:
         render = functools.partial(_render, config=config, recolour=True)
-    return _batches(examples, records, config, mine.stop - mine.start, render)
+    return _batches(examples, records, config, share, render)
 
 
-def eval_batches(records: Records, config: Config) -> Iterator[Batch]:
+def eval_batches(
+    records: Records, config: Config, features: Features | None = None
+) -> Iterator[Batch]:
     """Yields every example once, without augmentation, the last batch padded (`_mask` 0).
 
     Args:
       records: any split.
       config: the run's config.
+      features: [N, …] by name, to be sent in place of the pictures.
 
     Yields:
       Batches as `train_batches` does, of `eval.batch_size` rounded up to the number of devices.
@@ -108,9 +127,12 @@ def eval_batches(records: Records, config: Config) -> Iterator[Batch]:
                 drawn = augment.Drawn(affines[row], augment.NO_COLOUR)
                 yield _example(records, row, drawn, config, real=place < len(records))
 
+    share = mine.stop - mine.start
+    if features is not None:
+        return _without_pixels(examples(), share, _LABELS, config, features)
     # Even a colour change of nothing rounds pixels: scores must not depend on `augment`.
     render = functools.partial(_render, config=config, recolour=False)
-    return _batches(examples, records, config, mine.stop - mine.start, render)
+    return _batches(examples, records, config, share, render)
 
 
 def eval_affines(records: Records, config: Config) -> np.ndarray:
@@ -120,7 +142,7 @@ def eval_affines(records: Records, config: Config) -> np.ndarray:
 
 
 def to_devices(batch: Batch, sharding: jax.sharding.NamedSharding) -> dict[str, jax.Array]:
-    """Makes global arrays of this process' rows, divided over the devices."""
+    """Makes global arrays of this process' rows, divided over the devices as the sharding says."""
     return {
         key: jax.make_array_from_process_local_data(sharding, batch[key])
         for key in _DEVICE_KEYS
@@ -177,6 +199,41 @@ def _example(
     }
 
 
+def _stacked(examples: Iterator[Batch], batch_size: int, names: Collection[str]) -> Iterator[Batch]:
+    """Joins so many examples at a time, of the fields that are asked for."""
+    while batch := list(itertools.islice(examples, batch_size)):
+        yield {name: np.stack([example[name] for example in batch]) for name in names}
+
+
+def _without_pixels(
+    examples: Iterator[Batch],
+    batch_size: int,
+    names: tuple[str, ...],
+    config: Config,
+    tables: Mapping[str, np.ndarray],
+) -> Iterator[Batch]:
+    """Yields batches with the rows of tables [N, …] in place of pictures.
+
+    The next batch is made in a thread while one is used.
+    """
+
+    def complete(batch: Batch | None) -> Batch | None:
+        if batch is None:
+            return None
+        if config.targets.render == "host":
+            maps = targets.render(np, batch["keypoints"], config)
+            visible = batch["visibility"] == LABELLED
+            batch["heatmaps"] = (maps * visible[:, None, None, :]).astype(np.float32)
+        return batch | {name: table[batch["row"]] for name, table in tables.items()}
+
+    batches = _stacked(examples, batch_size, names)
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(lambda: complete(next(batches, None)))
+        while (batch := coming.result()) is not None:
+            coming = pool.submit(lambda: complete(next(batches, None)))
+            yield batch
+
+
 def _batches(
     examples, records: Records, config: Config, batch_size: int, render: Callable[[dict], dict]
 ) -> Iterator[Batch]:
@@ -200,11 +257,6 @@ def _batches(
         name: tf.TensorSpec((batch_size, *shape), dtype) for name, (shape, dtype) in shapes.items()
     }
 
-    def batches():  # a call from TensorFlow into Python costs as much as all numbers of an example
-        remaining = examples()
-        while batch := list(itertools.islice(remaining, batch_size)):
-            yield {name: np.stack([example[name] for example in batch]) for name in shapes}
-
     def rendered(example):
         if records.kept:
             found = records.kept.pictures
@@ -214,7 +266,10 @@ def _batches(
             example["source"] = tf.ensure_shape(picture, (None, None, 3))
         return render(example)
 
-    dataset = tf.data.Dataset.from_generator(batches, output_signature=signature).unbatch()
+    # By batches: a call from TensorFlow into Python costs as much as all numbers of an example.
+    dataset = tf.data.Dataset.from_generator(
+        lambda: _stacked(examples(), batch_size, shapes), output_signature=signature
+    ).unbatch()
     dataset = dataset.map(
         rendered,
         num_parallel_calls=config.data.workers or os.cpu_count(),
@@ -260,8 +315,8 @@ def source_size(records: Records) -> geometry.Size:
         return records.pixels.shape[1:3]
     if records.kept is None:
         raise UserError(
-            "augment.where='device' needs decoded pictures: set data.cache to 'memory' or 'disk', "
-            "or leave augmentation to the 'host'."
+            "augment.where='device' needs decoded pictures: set data.cache to 'memory', 'disk' or "
+            "'device', or leave augmentation to the 'host'."
         )
     sizes = [picture.shape[:2] for picture in records.kept.pictures.values()]
     height, width = np.max(sizes, axis=0)
@@ -270,7 +325,7 @@ def source_size(records: Records) -> geometry.Size:
 
 def _send(example, size: geometry.Size, channels: int):
     """Averages one picture where it shrinks a lot, for a device to do the rest."""
-    image, factors = _in_channels(example.pop("source"), channels), example.pop("factors")
+    image, factors = pictures.in_channels(example.pop("source"), channels), example.pop("factors")
     del example["orientation"]  # in memory pictures are upright
 
     def averaged():
@@ -282,18 +337,12 @@ def _send(example, size: geometry.Size, channels: int):
     return {**example, "source": tf.ensure_shape(image, (*size, channels)), "source_size": filled}
 
 
-def _in_channels(image, channels: int):
-    if image.shape[-1] == channels:
-        return image
-    return (tf.image.grayscale_to_rgb if channels == 3 else tf.image.rgb_to_grayscale)(image)
-
-
 def _render(example, config: Config, recolour: bool):
     """Reads, resamples and recolours one picture."""
     image, orientation = example.pop("source"), example.pop("orientation")
     if image.dtype == tf.string:
         image = pictures.upright(pictures.decode(image), orientation)
-    image = _in_channels(image, config.data.channels)
+    image = pictures.in_channels(image, config.data.channels)
     factors, transform = example.pop("factors"), example.pop("transform")
     image = augment.warp(image, factors, transform, config.data.image_size)
     colour = example.pop("colour")

@@ -4,27 +4,78 @@ The same numbers move and recolour the pixels as in `augment`, to the rounding o
 what is left for the host is to read a picture, and to average it where it shrinks a lot.
 """
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from heatmap import geometry
 from heatmap.config import AugmentConfig, Config
 from input_pipeline.augment import GREY
 
 
-def render(batch: dict[str, jax.Array], config: Config) -> jax.Array:
+def render(
+    batch: Mapping[str, jax.Array], resident: Mapping[str, jax.Array], config: Config
+) -> jax.Array:
     """Makes the network's input of what the host has sent.
 
     Args:
-      batch: `source` uint8 [B, H, W, C], of which `source_size` [B, 2] pixels are a picture;
-        `transform` [B, 8] and `colour` [B, 4], from `augment`.
+      batch: `transform` [B, 8] and `colour` [B, 4], from `augment`; and either `source` uint8
+        [B, H, W, C], of which `source_size` [B, 2] pixels are a picture, or `picture` [B], which
+        of the resident ones, with its area `factors` [B, 2].
+      resident: from `resident.place`, or empty.
       config: of the run.
 
     Returns:
       [B, h, w, C] float32, whole numbers in [0, 255].
     """
-    image = warp(batch["source"], batch["source_size"], batch["transform"], config.data.image_size)
+    if resident:
+        whole = resident["pictures"][batch["picture"]], resident["sizes"][batch["picture"]]
+        factors = batch["factors"]
+        shrinks = jnp.max(factors) > 1
+        source, size = lax.cond(shrinks, lambda: area_average(*whole, factors), lambda: whole)
+    else:
+        source, size = batch["source"], batch["source_size"]
+    image = warp(source, size, batch["transform"], config.data.image_size)
     return jnp.round(jitter(image, batch["colour"], config.augment))
+
+
+def area_average(source, size, factors) -> tuple[jax.Array, jax.Array]:
+    """Averages blocks of pixels as `augment.area_average`; the last ones repeat the border.
+
+    Sums of a block are differences of running sums, in whole numbers: exact, also where those
+    overflow, because the differences are taken modulo 2³² as well.
+
+    Args:
+      source: uint8 [B, H, W, C]; each holds a picture in its upper left corner.
+      size: [B, 2] int32, (height, width) of that picture.
+      factors: [B, 2] int32, (down, across).
+
+    Returns:
+      (uint8 [B, H, W, C], of which [B, 2] int32 pixels are the averaged picture).
+    """
+
+    def one(picture, size, factors):
+        sums = _block_sums(picture.astype(jnp.uint32), size[0], factors[0])
+        sums = _block_sums(sums.swapaxes(0, 1), size[1], factors[1]).swapaxes(0, 1)
+        mean = sums.astype(jnp.float32) / (factors[0] * factors[1]).astype(jnp.float32)
+        return jnp.round(mean).astype(jnp.uint8), -(-size // factors)
+
+    return jax.vmap(one)(source, size, factors)
+
+
+def _block_sums(lines, count, factor) -> jax.Array:
+    """Sums each `factor` lines of [n, m, C], of which `count` are real and the last is repeated."""
+    running = jnp.concatenate([jnp.zeros_like(lines[:1]), jnp.cumsum(lines, axis=0)])
+    last = lines[count - 1]
+
+    def up_to(end):  # sums of all lines before it, the last one as often as they lack
+        beyond = jnp.maximum(end - count, 0).astype(lines.dtype)
+        return running[jnp.minimum(end, count)] + beyond[:, None, None] * last
+
+    ends = factor * (jnp.arange(lines.shape[0]) + 1)
+    return up_to(ends) - up_to(ends - factor)
 
 
 def warp(source, size, transform, input_size: geometry.Size) -> jax.Array:

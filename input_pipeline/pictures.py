@@ -27,7 +27,7 @@ from heatmap.errors import UserError
 from input_pipeline import augment, images
 from input_pipeline.records import Records
 
-MEMORY, DISK = "memory", "disk"
+MEMORY, DISK, DEVICE = "memory", "disk", "device"
 _PIXELS, _INDEX = "pixels.bin", "index.json"
 _FORMAT = b"1"  # another number for another way to make the same pictures
 _KEPT_SCALE = 2  # times the input's resolution, at least
@@ -51,8 +51,9 @@ def keep(records: Records, config: DataConfig) -> Records:
 
     Args:
       records: without pixels in memory; others are returned as they are.
-      config: `cache` says where to keep them: in 'memory', or on 'disk', where runs with the same
-        pictures and input size share them.
+      config: `cache` says where to keep them: in 'memory', from which those to train on may be
+        copied to each 'device', or on 'disk', where runs with the same pictures and input size
+        share them.
 
     Raises:
       UserError: if one cannot be read, or they cannot be written.
@@ -61,7 +62,7 @@ def keep(records: Records, config: DataConfig) -> Records:
         return records
     factors = _factors(records, config)
     turned = dict(zip(records.files.tolist(), records.orientations.tolist(), strict=True))
-    if config.cache == MEMORY:
+    if config.cache in (MEMORY, DEVICE):
         pictures = dict(_decoded(turned, factors, config))
     else:
         pictures = _on_disk(turned, factors, config)
@@ -73,6 +74,14 @@ def decode(path):
     image = tf.io.decode_image(tf.io.read_file(path), channels=3, expand_animations=False)
     image.set_shape((None, None, 3))
     return image
+
+
+def in_channels(image, channels: int):
+    """Makes a grey picture [H, W, 1] coloured, or a coloured one grey, where a network needs it."""
+    if image.shape[-1] == channels:
+        return image
+    change = tf.image.grayscale_to_rgb if channels == 3 else tf.image.rgb_to_grayscale
+    return change(tf.convert_to_tensor(image))
 
 
 def upright(image, orientation):

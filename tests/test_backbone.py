@@ -17,7 +17,8 @@ from heatmap.errors import UserError
 from heatmap.keypoints import KeypointSet
 from heatmap.models import pretrained
 from heatmap.models.vit import ARCHITECTURES
-from heatmap.train import make_train_step, train
+from heatmap.step import make_train_step
+from heatmap.train import train
 from tests import published
 from tests.helpers import make_config
 from tests.test_train import log_of, sha_of, tiny
@@ -170,7 +171,7 @@ def test_optimiser_and_average_know_nothing_of_a_frozen_backbone(weights):
             "visibility": np.full((4, 2), 2, np.int32),
             "_mask": np.ones(4, np.float32),
         }
-        state, *_ = make_train_step(built, optimiser)(state, batch)
+        state, _ = make_train_step(built, optimiser)(state, batch, {})
     assert not any("backbone" in name for name in names((state.params, state.opt_state, state.ema)))
     assert_equal(state.frozen, before)
 

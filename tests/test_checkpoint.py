@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import AxisType
 
 from heatmap import checkpoint
 from heatmap import state as state_lib
@@ -28,7 +27,7 @@ def make_state(seed=0, ema=True):
     rng = np.random.default_rng(seed)
     random = lambda *shape: jnp.array(rng.normal(size=shape), jnp.float32)  # noqa: E731
     weights = {
-        "params": {"convs": {0: {"kernel": random(200, 60)}, 1: {"kernel": random(3, 4)}}},
+        "params": {"convs": {0: {"kernel": random(200, 100)}, 1: {"kernel": random(3, 4)}}},
         "frozen": {},
         "stats": {"norm": {"mean": random(3), "var": random(3)}},
     }
@@ -39,8 +38,8 @@ def make_state(seed=0, ema=True):
 
 
 def described(state, mesh=None):
-    sharding = state_lib.replicated(mesh or state_lib.create_mesh())
-    return checkpoint.shapes(checkpoint.as_tree(state), sharding)
+    tree = checkpoint.as_tree(state)
+    return checkpoint.shapes(tree, state_lib.divided(mesh or state_lib.create_mesh(), tree))
 
 
 def assert_same_bits(restored, state):
@@ -183,19 +182,24 @@ def test_damage_to_any_file_is_either_harmless_or_a_sentence(tmp_path, how):
 
 
 def mesh_of(count):
-    return jax.make_mesh((count,), ("data",), (AxisType.Auto,), devices=jax.devices()[:count])
+    return state_lib.create_mesh(devices=jax.devices()[:count])
 
 
 def move_between_devices(folder):
-    """Restores what one device wrote on eight, then writes on eight and restores on one."""
-    state, eight, one = make_state(), mesh_of(8), mesh_of(1)
-    restored = Checkpoints(folder, LATEST).restore(described(state, eight))
+    """From one device to eight, to two groups of four that hold a quarter each, and to one."""
+    state, quarters = make_state(), state_lib.create_mesh(4)
+    restored = Checkpoints(folder, LATEST).restore(described(state, mesh_of(8)))
     assert_same_bits(restored, state)
     assert {len(a.sharding.device_set) for a in jax.tree.leaves(restored)} == {8}
     Checkpoints(folder, BEST).save(18, restored, META)
-    back = Checkpoints(folder, BEST).restore(described(state, one))
+    divided = Checkpoints(folder, BEST).restore(described(state, quarters))
+    assert_same_bits(divided, state)
+    kernel = divided["params"]["convs"][0]["kernel"]
+    assert {shard.data.shape for shard in kernel.addressable_shards} == {(50, 100)}
+    Checkpoints(folder, BEST).save(19, divided, META)
+    back = Checkpoints(folder, BEST).restore(described(state, mesh_of(1)))
     assert_same_bits(back, state)
-    hashes = [state_lib.sha256(state_lib.TrainState(**tree)) for tree in (restored, back)]
+    hashes = [state_lib.sha256(state_lib.TrainState(**tree)) for tree in (restored, divided, back)]
     print(json.dumps({"devices": jax.device_count(), "hashes": hashes}))
 
 
@@ -212,7 +216,7 @@ def test_checkpoints_move_between_one_device_and_eight(tmp_path):
     )
     assert process.returncode == 0, process.stderr[-3000:]
     report = json.loads(process.stdout.splitlines()[-1])
-    assert report == {"devices": 8, "hashes": [state_lib.sha256(state)] * 2}
+    assert report == {"devices": 8, "hashes": [state_lib.sha256(state)] * 3}
     assert_same_bits(Checkpoints(tmp_path, BEST).restore(described(state)), state)
 
 

@@ -5,6 +5,7 @@ import copy
 import dataclasses
 import inspect
 import json
+import re
 
 import pytest
 
@@ -14,7 +15,7 @@ from heatmap import fields
 from heatmap.config import RESUMABLE, Config, differences, flag_overrides, from_mapping
 from heatmap.errors import UserError
 from heatmap.fields import choose
-from tests.helpers import make_config
+from tests.helpers import MODEL_SETTINGS, make_config
 
 
 def defaults():
@@ -206,9 +207,34 @@ def test_what_is_no_mapping_is_refused(values):
 # --- values ---
 
 
+FROZEN = {**MODEL_SETTINGS["vit"], "model.name": "vit", "model.keep_features": True}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"data.cache": "device"}, "set augment.where='device' too"),
+        ({"model.keep_features": True}, "is for a frozen backbone"),
+        ({**FROZEN, "model.freeze_backbone": False}, "is for a frozen backbone"),
+        ({**FROZEN, "augment.rotation": 5.0}, "augmentation changes pictures each time"),
+        ({**FROZEN, "augment.crop_scale": (0.9, 1.0)}, "augmentation changes pictures"),
+        ({**FROZEN, "augment.hue": 0.1}, "augmentation changes pictures"),
+    ],
+)
+def test_what_is_kept_must_stay_as_it_is(overrides, words):
+    with pytest.raises(UserError, match=re.escape(words)):
+        make_config(**overrides)
+
+
+def test_a_rotation_that_never_happens_changes_nothing():
+    make_config(**FROZEN, **{"augment.rotation": 5.0, "augment.rotation_prob": 0.0})
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("model.shards", 0),
+        ("train.steps_per_dispatch", 0),
         ("seed", -1),
         ("seed", 2**32),  # jax.random.key would quietly treat it as another seed
         ("train.batch_size", 0),

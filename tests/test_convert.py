@@ -38,7 +38,7 @@ def write_safetensors(path, entries):
 
 
 def load(folder):
-    return pretrained.load(folder, state_lib.replicated(state_lib.create_mesh()))
+    return pretrained.load(folder, state_lib.create_mesh())
 
 
 def assert_is_tree(found):
@@ -249,12 +249,12 @@ def config_for(folder, **overrides):
 def test_weights_that_the_config_does_not_fit_are_refused(folder, overrides, sentence):
     config = config_for(folder, **overrides)
     with pytest.raises(UserError, match=sentence):
-        pretrained.load_for(config, state_lib.replicated(state_lib.create_mesh()))
+        pretrained.load_for(config, state_lib.create_mesh())
 
 
 def test_weights_that_the_config_fits_are_read(folder):
-    sharding = state_lib.replicated(state_lib.create_mesh())
-    assert_is_tree(pretrained.load_for(config_for(folder), sharding))
+    mesh = state_lib.create_mesh()
+    assert_is_tree(pretrained.load_for(config_for(folder), mesh))
 
 
 @pytest.mark.parametrize("folder", ["", "nowhere/dinov3"])

@@ -51,7 +51,18 @@ PARTS = {  # what a run is put together from, and the tools that read its files
     "writers",
     "report",
 }
-COMMANDS = {"train", "evaluate", "predict", "calibration", "doctor", "rank", "export", "serve"}
+COMMANDS = {
+    "train",
+    "step",
+    "features",
+    "evaluate",
+    "predict",
+    "calibration",
+    "doctor",
+    "rank",
+    "export",
+    "serve",
+}
 COMMANDS |= {"report.__main__", "report.examples"}  # the rest of `report` reads saved files only
 ROOMS = {
     **dict.fromkeys(GROUND, "ground"),
@@ -150,7 +161,8 @@ def test_heatmap_leaves_tensorflow_to_the_input_pipeline(name):
 
 def test_jax_is_known_to_the_input_pipeline_for_processes_and_devices_only():
     users = {n for n in PIPELINE if {m.split(".")[0] for m in imports_of(n)} & {"jax", "flax"}}
-    assert users <= {"input_pipeline.batching", "input_pipeline.device"}
+    allowed = {"batching", "device", "resident"}
+    assert users <= {f"input_pipeline.{name}" for name in allowed}
 
 
 def test_nothing_but_main_imports_train():

@@ -13,7 +13,7 @@ from heatmap import optim, run
 from heatmap import state as state_lib
 from heatmap.errors import UserError
 from heatmap.keypoints import KeypointSet
-from heatmap.train import make_train_step
+from heatmap.step import make_train_step
 from tests.helpers import make_config
 
 RATE = 0.1
@@ -228,7 +228,7 @@ def frozen_run():
         before = jax.tree.map(np.array, dataclasses.asdict(state))
         step = make_train_step(built, optimiser)
         for _ in range(2):
-            state, *_ = step(state, batch)
+            state, _ = step(state, batch, {})
     return built, before, state
 
 

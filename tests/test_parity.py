@@ -78,8 +78,8 @@ def converted(model, folder, name):
     """Our network, through the files that both commands write."""
     model.save_pretrained(folder / "published")
     written = convert.convert(folder / "published" / "model.safetensors", folder / "ours", name)
-    sharding = state_lib.replicated(state_lib.create_mesh())
-    return written, pretrained.load(folder / "ours", sharding)[1]
+    mesh = state_lib.create_mesh()
+    return written, pretrained.load(folder / "ours", mesh)[1]
 
 
 def stages(config, tree, image):

@@ -5,14 +5,19 @@ import json
 import os
 import pathlib
 
+import jax
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from heatmap import caches
+from heatmap import state as state_lib
 from heatmap.errors import UserError
 from heatmap.train import train
-from input_pipeline import batching, device, pictures
+from input_pipeline import augment, batching, device, pictures, resident
+from tests.helpers import properties
 from tests.test_batching import AUGMENTED, make_pixels, make_records, on_disk, settings
 from tests.test_train import tiny
 
@@ -215,7 +220,7 @@ def of_host_and_device(records, **overrides):
         config = settings(**{**AUGMENTED, **overrides, "augment.where": where})
         trained = list(batching.train_batches(records, config, 0, 5))
         assert ("source" in trained[0]) == (where == "device")
-        images = [b["image"] if where == "host" else device.render(b, config) for b in trained]
+        images = [b["image"] if where == "host" else device.render(b, {}, config) for b in trained]
         found.append(np.concatenate(images).astype(float))
     return found
 
@@ -253,12 +258,91 @@ def test_kept_pictures_of_many_sizes_are_sent_to_the_device(tmp_path):
     host, there = of_host_and_device(kept)
     np.testing.assert_allclose(there, host, atol=2)  # an average is rounded before it is sent
     assert np.mean(there != host) < 0.25
+    config = settings(**AUGMENTED, **{"augment.where": "device", "data.cache": "device"})
+    assert_equal_pixels(of_residents(kept, config), there)
 
 
 def test_a_device_is_sent_decoded_pictures_only(tmp_path):
     records = on_disk(make_records(), tmp_path)
     with pytest.raises(UserError, match=r"set data\.cache"):
         of_host_and_device(records)
+
+
+def of_residents(records, config):
+    """Returns the training pictures that the devices draw of those they hold."""
+    everywhere = state_lib.replicated(state_lib.create_mesh())
+    size = batching.source_size(records)
+    held = resident.place(records, size, config.data.channels, everywhere)
+    trained = list(batching.train_batches(records, config, 0, 5))
+    assert not {"image", "source"} & trained[0].keys()
+    return np.concatenate([device.render(b, held, config) for b in trained]).astype(float)
+
+
+def assert_equal_pixels(there, expected):
+    """But for the few whose place or average rounds otherwise in another program."""
+    np.testing.assert_allclose(there, expected, atol=1)
+    assert np.mean(there != expected) < 0.001
+
+
+@pytest.mark.parametrize(("channels", "wanted"), [(1, 1), (3, 3), (1, 3), (3, 1)])
+def test_resident_pictures_are_drawn_as_those_that_are_sent(channels, wanted):
+    records = make_records(channels=channels)
+    overrides = {"data.channels": wanted, "augment.where": "device"}
+    _, sent = of_host_and_device(records, **overrides)
+    config = settings(**AUGMENTED, **overrides, **{"data.cache": "device"})
+    assert_equal_pixels(of_residents(records, config), sent)
+
+
+def test_several_instances_share_their_resident_picture(tmp_path):
+    records = on_disk(make_records(3), tmp_path)
+    records = dataclasses.replace(records, files=records.files[[1, 0, 1]])
+    np.testing.assert_array_equal(resident.places(records), [1, 0, 1])
+    kept = pictures.keep(records, settings(**{"data.cache": "memory"}).data)
+    everywhere = state_lib.replicated(state_lib.create_mesh())
+    held = resident.place(kept, batching.source_size(kept), 3, everywhere)
+    assert held["pictures"].shape[0] == 2
+    for row, place in enumerate(resident.places(records)):
+        picture = kept.kept.pictures[records.files[row]]
+        np.testing.assert_array_equal(held["pictures"][place], picture)
+
+
+@given(
+    size=st.tuples(st.integers(1, 20), st.integers(1, 20)),
+    factors=st.tuples(st.integers(1, 6), st.integers(1, 6)),
+    channels=st.sampled_from([1, 3]),
+)
+@properties
+def test_the_device_averages_as_the_host(size, factors, channels):
+    """Within a padded array, whatever lies beyond the picture."""
+    source = np.random.default_rng(0).integers(0, 256, (20, 20, channels), dtype=np.uint8)
+    picture = source[: size[0], : size[1]]
+    expected = augment.area_average(picture, np.array(factors)).numpy()
+    averaged, new_size = device.area_average(
+        source[None], np.array([size], np.int32), np.array([factors], np.int32)
+    )
+    height, width = new_size[0]
+    assert (height, width) == expected.shape[:2]
+    np.testing.assert_allclose(averaged[0, :height, :width], expected, atol=0.501)
+
+
+def test_averages_are_exact_where_running_sums_overflow():
+    bright = np.full((1, 4200, 4200, 1), 255, np.uint8)  # 4.5e9 > 2**32
+    size, factors = np.array([[4200, 4200]], np.int32), np.array([[3, 3]], np.int32)
+    averaged, _ = device.area_average(bright, size, factors)
+    assert np.unique(averaged[0, :1400, :1400]) == [255]
+
+
+def test_residents_that_do_not_fit_are_refused(monkeypatch):
+    class Small:
+        def memory_stats(self):
+            return {"bytes_limit": 3000, "bytes_in_use": 1000}
+
+        def __repr__(self):
+            return "Small(0)"
+
+    monkeypatch.setattr(jax, "local_devices", lambda: [Small()])
+    with pytest.raises(UserError, match=r"Small\(0\) has 0\.0 GB left.*data\.cache"):
+        resident.place(make_records(), (64, 64), 3, None)
 
 
 @pytest.mark.slow
@@ -282,4 +366,6 @@ def test_a_run_that_augments_on_the_device_learns_the_same(tiny_root, tmp_path, 
 
     expected = losses("host", **{"augment.where": "host"})
     assert losses("device", **{"augment.where": "device"}) == pytest.approx(expected, rel=1e-4)
+    held = {"augment.where": "device", "data.cache": "device"}
+    assert losses("held", **held) == pytest.approx(expected, rel=1e-4)
     assert losses("other", **{"augment.rotation": 90.0}) != pytest.approx(expected, rel=1e-3)

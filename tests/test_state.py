@@ -19,13 +19,13 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from jax.sharding import AxisType
 
 from heatmap import models, optim, run, targets
 from heatmap import state as state_lib
+from heatmap.errors import UserError
 from heatmap.keypoints import KeypointSet
 from heatmap.models import MODELS, ops
-from heatmap.train import make_train_step
+from heatmap.step import make_train_step
 from input_pipeline import batching
 from tests.helpers import MODEL_SETTINGS, make_config
 
@@ -55,6 +55,7 @@ def make_batch(config, seed):
     keypoints = rng.uniform(2, size[0] - 3, (n, POINTS.count, 2)).astype(np.float32)
     brightness = np.array([1.0, 0.6, 0.6])  # the pair cannot be told apart
     image = (targets.gaussian(np, keypoints, size, size, 2.0) * brightness).max(-1, keepdims=True)
+    image = np.repeat(image, config.data.channels, axis=-1)
     visibility = rng.choice([0, 1, 2], (n, POINTS.count), p=[0.2, 0.1, 0.7])
     visibility[:2] = 0
     return {
@@ -155,10 +156,11 @@ def test_weights_are_the_average_where_there_is_one():
 
 def test_mesh_divides_batches_and_repeats_the_state():
     mesh = state_lib.create_mesh()
-    assert mesh.axis_names == ("data",)
+    assert mesh.axis_names == ("data", "model")
+    assert mesh.shape["model"] == 1
     assert mesh.size == jax.device_count()
     assert state_lib.replicated(mesh).is_fully_replicated
-    assert state_lib.sharded(mesh).spec == jax.sharding.PartitionSpec("data")
+    assert state_lib.sharded(mesh).spec == jax.sharding.PartitionSpec(("data", "model"))
 
 
 # --- the step -----------------------------------------------------------------------------------
@@ -178,9 +180,9 @@ def averaged():
         states, losses = [jax.tree.map(np.array, state)], []
         for seed in range(3):
             batch = batching.to_devices(make_batch(config, seed), state_lib.sharded(built.mesh))
-            state, loss, *_ = step(state, batch)
+            state, told = step(state, batch, {})
             states.append(jax.tree.map(np.array, state))
-            losses.append(float(loss))
+            losses.append(float(told.loss))
     return states, losses
 
 
@@ -255,8 +257,9 @@ class Device:
     def __call__(self, state, seed):
         batch = batching.to_devices(make_batch(self.config, seed), state_lib.sharded(self.mesh))
         with jax.set_mesh(self.mesh):
-            placed = jax.device_put(state, state_lib.replicated(self.mesh))
-            return self.step(placed, batch)[:2]
+            placed = jax.device_put(state, state_lib.divided(self.mesh, state))
+            state, told = self.step(placed, batch, {})
+            return state, told.loss
 
 
 def compare_devices():
@@ -271,6 +274,7 @@ def compare_devices():
             "adam": running_freely(first_state(built, SMALL_ADAM), *pair),
             "sgd": running_freely(first_state(built, SMALL_SGD), *pair),
         }
+    report["divided"] = compare_divided(one)
     with jax.enable_x64(True):
         built = run.build(in_float64(small_config(**RUNS["unet"])), POINTS)
         pair = Device(built, eight), Device(built, one)
@@ -281,8 +285,43 @@ def compare_devices():
     print(json.dumps(report))
 
 
+# A transformer whose backbone learns, with its parameters divided between four devices.
+DIVIDED = {
+    **MODEL_SETTINGS["vit"],
+    "model.name": "vit",
+    "model.freeze_backbone": False,
+    "model.remat": True,
+    "targets.heatmap_size": (8, 8),
+    "model.shards": 4,
+}
+
+
+def compare_divided(one):
+    """Trains with divided parameters and with whole ones, and looks at where they lie."""
+    config = small_config(**DIVIDED)
+    built = run.build(config, POINTS)
+    whole = run.build(small_config(**{**DIVIDED, "model.shards": 1, "model.remat": False}), POINTS)
+    pair = Device(built, built.mesh), Device(whole, one)
+    state = first_state(whole, SMALL_ADAM)
+    after, _ = pair[0](state, 0)
+    shares = {
+        optim.path_name(path): leaf.size // leaf.addressable_shards[0].data.size
+        for path, leaf in leaves((after.params, after.opt_state["adam"].mu))
+    }
+    batch = batching.to_devices(make_batch(config, 0), state_lib.sharded(built.mesh))
+    with jax.set_mesh(built.mesh):
+        program = pair[0].step.lower(after, batch, {}).compile().as_text()
+    return {
+        "free": running_freely(state, *pair),
+        "lockstep": in_lockstep(state, *pair),
+        "shares": shares,
+        "sizes": {optim.path_name(p): a.size for p, a in leaves((after.params,) * 2)},
+        "gathered": len(re.findall(r" all-gather(?:-start)?\(", program)),
+    }
+
+
 def one_device():
-    return jax.make_mesh((1,), ("data",), (AxisType.Auto,), devices=jax.devices()[:1])
+    return state_lib.create_mesh(devices=jax.devices()[:1])
 
 
 def in_lockstep(state, eight, one):
@@ -327,10 +366,11 @@ def running_freely(start, eight, one):
 def apart(a, b, relative=False):
     """The largest difference of two trees, each leaf's relative to its largest value."""
     pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    return max(
+    differences = (
         float(np.abs(x - np.asarray(y)).max() / (np.abs(y).max() if relative else 1.0))
         for x, y in ((np.asarray(x), np.asarray(y)) for x, y in pairs)
     )
+    return max(differences, default=0.0)  # of statistics, which a transformer has none of
 
 
 def compare_operators(mesh):
@@ -394,6 +434,27 @@ def test_parameters_after_twenty_sgd_steps_do_not_either(devices, name):
 
 def test_operators_divide_a_batch_or_leave_it_whole(devices):
     assert max(devices["operators"].values()) < 1e-5
+
+
+def test_divided_parameters_learn_as_whole_ones(devices):
+    found = devices["divided"]
+    assert max(found["lockstep"]["loss"]) < 1e-6
+    assert sorted(found["lockstep"]["gradient"])[LOCKSTEPS // 2] < 1e-5
+    assert found["free"]["loss"] < 1e-5
+
+
+def test_large_parameters_and_their_averages_are_divided_and_gathered_again(devices):
+    found = devices["divided"]
+    large = {name for name, size in found["sizes"].items() if size >= 2**14}
+    assert len(large) > 2
+    assert {name for name, share in found["shares"].items() if share == 4} == large
+    assert set(found["shares"].values()) == {1, 4}
+    assert found["gathered"]
+
+
+def test_devices_that_cannot_be_grouped_are_refused():
+    with pytest.raises(UserError, match=r"model\.shards=3 does not divide the \d devices"):
+        state_lib.create_mesh(3)
 
 
 if __name__ == "__main__":

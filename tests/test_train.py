@@ -405,6 +405,54 @@ def test_targets_rendered_by_the_host_train_alike(tiny_root, tmp_path):
         assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-4)
 
 
+def test_several_steps_in_one_dispatch_are_the_same_steps(tiny_root, tmp_path, capsys):
+    """Also where an evaluation, a report or the end comes in between, and after a stop."""
+    settings = {"train.steps": 17, "train.eval_every_steps": 6, "optim.learning_rate": 1e-4}
+    one = train(tiny(tiny_root, **settings), tmp_path / "one")
+    grouped = {**settings, "train.steps_per_dispatch": 4}
+    train(tiny(tiny_root, **{**grouped, "train.steps": 9}), tmp_path / "four")
+    several = train(tiny(tiny_root, **grouped), tmp_path / "four")
+    assert "resumed at step 9" in capsys.readouterr().out
+    assert several["val/loss"] == pytest.approx(one["val/loss"], rel=1e-5)
+    first, then = (log_of(tmp_path / name)["unet"] for name in ("one", "four"))
+    assert [line["step"] for line in first] == [6, 12, 17]
+    assert [line["step"] for line in then] == [6, 9, 12, 17]
+    assert then[0]["train_loss"] == pytest.approx(first[0]["train_loss"], rel=1e-5)
+
+
+def test_a_bad_step_among_several_is_named(tiny_root, tmp_path):
+    bad = {"optim.learning_rate": 1e38, "optim.name": "sgd", "train.steps_per_dispatch": 5}
+    with pytest.raises(UserError, match=r"Step [12], with the loss"):
+        train(tiny(tiny_root, **bad), tmp_path / "run")
+
+
+VIT = {**MODEL_SETTINGS["vit"], "model.name": "vit", "targets.heatmap_size": (8, 8)}
+
+
+def test_kept_features_train_and_score_as_pictures_do(tiny_root, tmp_path, capsys):
+    settings = {**VIT, "train.steps": 12, "optim.learning_rate": 1e-3}
+    expected = train(tiny(tiny_root, **settings), tmp_path / "pictures")
+    kept = {**settings, "model.keep_features": True}
+    scores = train(tiny(tiny_root, **kept), tmp_path / "features")
+    assert "keeps the features of" in capsys.readouterr().out
+    assert scores == pytest.approx(expected, rel=1e-4, nan_ok=True)
+    log, other = (log_of(tmp_path / name)["vit"] for name in ("pictures", "features"))
+    assert [a["train_loss"] for a in log] == pytest.approx([b["train_loss"] for b in other])
+
+
+def test_the_backbone_runs_once_per_picture(tiny_root, tmp_path, monkeypatch):
+    """The steps are given features, and read no pictures."""
+    rendered = batching._render
+    seen = []
+    monkeypatch.setattr(
+        batching, "_render", lambda *a, **k: (seen.append(k["recolour"]), rendered(*a, **k))[1]
+    )
+    settings = {**VIT, "model.keep_features": True, "eval.sheet_examples": 0}
+    train(tiny(tiny_root, **settings), tmp_path / "run")
+    assert seen
+    assert True not in seen  # no training picture has been rendered
+
+
 def test_weights_and_biases_gets_the_numbers_offline(tiny_root, tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")

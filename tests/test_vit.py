@@ -165,6 +165,27 @@ def test_every_published_architecture_has_its_count_here():
     assert set(ARCHITECTURES) - set(PUBLISHED) == {"tiny16"}
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_remat_gives_the_same_gradients_and_keeps_less(kind):
+    """What is kept for the gradients of a block is what went into it."""
+    image = jax.random.normal(jax.random.key(1), (2, 64, 64, 3))
+    image = image[:, : 4 * KINDS[kind].patch, : 4 * KINDS[kind].patch]
+    gradients, kept = [], []
+    for remat in (False, True):
+        config = dataclasses.replace(KINDS[kind], depth=6)
+        graph, params = nnx.split(ViT(config, jnp.float32, nnx.Rngs(0), remat))
+
+        def loss(params, graph=graph):
+            return jnp.sum(nnx.merge(graph, params)(image)[0] ** 2)
+
+        gradients.append(jax.jit(jax.grad(loss))(params))
+        _, pullback = jax.vjp(loss, params)
+        kept.append(sum(leaf.nbytes for leaf in jax.tree.leaves(pullback)))
+    for plain, again in zip(*map(jax.tree.leaves, gradients), strict=True):
+        np.testing.assert_allclose(again, plain, rtol=1e-4, atol=1e-5 * np.abs(plain).max())
+    assert kept[1] < 0.7 * kept[0]
+
+
 @pytest.mark.parametrize("size", [(250, 256), (256, 100), (8, 16), (0, 16)])
 def test_sizes_that_patches_do_not_cover_are_refused(size):
     model = nnx.eval_shape(lambda: ViT(ViTConfig.tiny16(), jnp.float32, nnx.Rngs(0)))

@@ -23,10 +23,15 @@ class KeypointViT(nnx.Module):
         self.backbone, self.head = backbone, head
         self.output = head.output
 
-    def __call__(self, image, rngs: nnx.Rngs | None = None):
-        """Maps [B, H, W, 3] to raw maps [B, h, w, K] or coordinates [B, K, 2], float32."""
-        del rngs  # nothing here is random
-        return self.head(*self.backbone(image))
+    def __call__(self, inputs, rngs: nnx.Rngs | None = None):
+        """Maps pictures to raw maps [B, h, w, K] or coordinates [B, K, 2], float32.
+
+        Args:
+          inputs: [B, H, W, 3], or what the backbone has made of them already.
+          rngs: nothing here is random.
+        """
+        del rngs
+        return self.head(*(inputs if isinstance(inputs, tuple) else self.backbone(inputs)))
 
 
 def create(config: Config, num_keypoints: int, rngs: nnx.Rngs) -> KeypointViT:
@@ -52,5 +57,6 @@ def create(config: Config, num_keypoints: int, rngs: nnx.Rngs) -> KeypointViT:
         )
     dtype = jnp.dtype(model.dtype)
     grid, maps = architecture.grid(*config.data.image_size), config.targets.heatmap_size
-    backbone = ViT(architecture, dtype, rngs)  # first: it follows from the seed, whatever the head
+    # First: it follows from the seed, whatever the head.
+    backbone = ViT(architecture, dtype, rngs, model.remat)
     return KeypointViT(backbone, head(architecture.width, grid, maps, num_keypoints, dtype, rngs))

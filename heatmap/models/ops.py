@@ -8,6 +8,7 @@ program is lowered.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -94,16 +95,28 @@ conv_3x3.defvjp(lambda x, kernel: (conv_3x3(x, kernel), (x, kernel)), _conv_back
 
 
 def _conv_kernel_gradient(x, gradient):
-    """Sums, over pixels i, x[i + t - 1] ⊗ gradient[i] for each of the 3×3 taps t."""
-    height, width, channels = x.shape[1:]
+    """Sums, over pixels i, x[i + t - 1] ⊗ gradient[i] for each of the 3×3 taps t.
 
-    def neighbours(x):  # [D, H, W, C] -> [D, H, W, 9 C]
-        padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-        views = [padded[:, p : p + height, q : q + width] for p in range(3) for q in range(3)]
-        return jnp.concatenate(views, axis=-1)
+    Rows are shifted in x. Columns are shifted in x too where that is narrow, and in the gradient,
+    the other way, elsewhere: a product of two matrices of like width is the faster one.
+    """
+    (width, channels), features = x.shape[2:], gradient.shape[-1]
 
-    product = _sum_over_pixels(x, gradient, left=neighbours, right=lambda g: g)
-    return product.reshape(3, 3, channels, -1)
+    def rows(x):  # [D, H, W, C] -> [D, H, W, 3 C]
+        padded = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0)))
+        return jnp.concatenate([padded[:, p : p + x.shape[1]] for p in range(3)], axis=-1)
+
+    def columns(a, shifts):  # [D, H, W, C] -> [D, H, W, 3 C]
+        padded = jnp.pad(a, ((0, 0), (0, 0), (1, 1), (0, 0)))
+        return jnp.concatenate([padded[:, :, q : q + width] for q in shifts], axis=-1)
+
+    if 2 * channels < features:
+        product = _sum_over_pixels(
+            x, gradient, left=lambda x: columns(rows(x), (0, 1, 2)), right=lambda g: g
+        )
+        return product.reshape(3, 3, channels, features).swapaxes(0, 1)
+    product = _sum_over_pixels(x, gradient, left=rows, right=lambda g: columns(g, (2, 1, 0)))
+    return product.reshape(3, channels, 3, features).swapaxes(1, 2)
 
 
 @jax.custom_vjp
@@ -227,8 +240,20 @@ def _sum_over_pixels(x, gradient, left, right):
 
 def _batch_shards(batch: int) -> int:
     """Returns over how many devices the batch is divided, 1 outside a mesh."""
-    shards = jax.sharding.get_abstract_mesh().shape.get("data", 1)
+    shards = math.prod(jax.sharding.get_abstract_mesh().shape.values())
     return shards if batch % shards == 0 else 1
+
+
+def batch_stays_divided(x):
+    """Keeps [B, …] divided between devices by its batch, where parameters are divided too.
+
+    Without a word the compiler may divide the features instead, and send activations around; with
+    it, each layer's parameters are gathered when their turn comes, and let go.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.shape.get("model", 1) == 1 or _batch_shards(x.shape[0]) == 1:
+        return x
+    return lax.with_sharding_constraint(x, jax.sharding.PartitionSpec(mesh.axis_names))
 
 
 @jax.custom_vjp

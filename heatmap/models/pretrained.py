@@ -17,7 +17,7 @@ from heatmap.config import Config
 from heatmap.errors import UserError
 from heatmap.models import weights
 from heatmap.models.vit import ARCHITECTURES
-from heatmap.state import tree_sha256
+from heatmap.state import divided, tree_sha256
 
 Tree = Any
 # Where each architecture's file, model.safetensors, is published on huggingface.co.
@@ -73,12 +73,12 @@ def save(folder: pathlib.Path, tree: Tree, description: Description) -> None:
         )
 
 
-def load(folder: pathlib.Path, sharding: jax.sharding.Sharding) -> tuple[Description, Tree]:
+def load(folder: pathlib.Path, mesh: jax.sharding.Mesh) -> tuple[Description, Tree]:
     """Reads a converted backbone.
 
     Args:
       folder: from `save`.
-      sharding: where its arrays go.
+      mesh: where its arrays go, from `state.create_mesh`.
 
     Returns:
       (what it is, parameters).
@@ -91,7 +91,7 @@ def load(folder: pathlib.Path, sharding: jax.sharding.Sharding) -> tuple[Descrip
         ranges = {name: tuple(stored[name]) for name in ("mean", "std")}
         description = Description(**{**stored, **ranges})
         wanted = weights.parameters(ARCHITECTURES[description.architecture])
-        like = ocp.args.StandardRestore(checkpoint.shapes(wanted, sharding))
+        like = ocp.args.StandardRestore(checkpoint.shapes(wanted, divided(mesh, wanted)))
         tree = _restore(folder, parameters=like)["parameters"]
     except Exception as error:  # Orbax raises whatever it meets, and so do its files when damaged
         reason = textwrap.shorten(f"{type(error).__name__}: {error}", 200, placeholder=" …")
@@ -101,18 +101,18 @@ def load(folder: pathlib.Path, sharding: jax.sharding.Sharding) -> tuple[Descrip
     return description, tree
 
 
-def load_for(config: Config, sharding: jax.sharding.Sharding) -> Tree:
+def load_for(config: Config, mesh: jax.sharding.Mesh) -> Tree:
     """Reads the backbone that a config names, after checking that it is meant.
 
     Args:
       config: of a run with `model.backbone_init='pretrained'`.
-      sharding: where the arrays go.
+      mesh: where the arrays go, from `state.create_mesh`.
 
     Raises:
       UserError: if it is missing, of another architecture, or saw other pixels in pretraining.
     """
     folder = find(config)
-    description, tree = load(folder, sharding)
+    description, tree = load(folder, mesh)
     if description.architecture != config.model.backbone:
         raise UserError(
             f"model.backbone_weights={str(folder)!r} holds {description.architecture!r}: set "

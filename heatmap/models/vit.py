@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from heatmap.errors import UserError
-from heatmap.models import positions
+from heatmap.models import ops, positions
 
 Grid = tuple[int, int]  # (rows, columns) of patches
 
@@ -127,7 +127,7 @@ ARCHITECTURES = {
 class ViT(nnx.Module):
     """Patches to tokens, pre-norm blocks, and a last norm over all tokens."""
 
-    def __init__(self, config: ViTConfig, dtype, rngs: nnx.Rngs):
+    def __init__(self, config: ViTConfig, dtype, rngs: nnx.Rngs, remat: bool = False):
         """Builds the network.
 
         Args:
@@ -135,8 +135,11 @@ class ViT(nnx.Module):
           dtype: of the matrix products; parameters, norms, the sum over the blocks and what is
             returned are float32.
           rngs: of the initial weights.
+          remat: keep only what goes from block to block for the gradients, and compute the rest
+            again (Chen et al., 2016, arXiv:1604.06174): a third more work, for a fraction of the
+            memory.
         """
-        self.config = config
+        self.config, self.remat = config, remat
         width = config.width
         key = rngs.params
         # As a matrix over flattened patches: a convolution of stride 16 is the same product, and
@@ -166,7 +169,8 @@ class ViT(nnx.Module):
         x = self.embed(image)
         rotation = self.rotation((rows, columns))
         for block in self.blocks:
-            x = block(x, rotation)
+            x = ops.batch_stays_divided(x)
+            x = _again(block, x, rotation) if self.remat else block(x, rotation)
         x = self.norm(x)
         patches = x[:, 1 + self.config.registers :]
         return patches.reshape(x.shape[0], rows, columns, -1), x[:, 0]
@@ -256,6 +260,9 @@ class Mlp(nnx.Module):
         if self.gated:
             return self.down(nnx.silu(self.gate(x)) * hidden)
         return self.down(nnx.gelu(hidden, approximate=False))
+
+
+_again = nnx.remat(Block.__call__)
 
 
 def attention_kernel(dtype) -> Literal["cudnn"] | None:
