@@ -176,13 +176,15 @@ def test_remat_gives_the_same_gradients_and_keeps_less(kind):
         graph, params = nnx.split(ViT(config, jnp.float32, nnx.Rngs(0), remat))
 
         def loss(params, graph=graph):
-            return jnp.sum(nnx.merge(graph, params)(image)[0] ** 2)
+            return jnp.sum(jnp.sin(3 * nnx.merge(graph, params)(image)[0]))
 
         gradients.append(jax.jit(jax.grad(loss))(params))
         _, pullback = jax.vjp(loss, params)
         kept.append(sum(leaf.nbytes for leaf in jax.tree.leaves(pullback)))
-    for plain, again in zip(*map(jax.tree.leaves, gradients), strict=True):
-        np.testing.assert_allclose(again, plain, rtol=1e-4, atol=1e-5 * np.abs(plain).max())
+    leaves = [jax.tree.leaves(tree) for tree in gradients]
+    largest = max(float(jnp.abs(leaf).max()) for leaf in leaves[0])
+    for plain, again in zip(*leaves, strict=True):
+        np.testing.assert_allclose(again, plain, rtol=1e-4, atol=1e-6 * largest)
     assert kept[1] < 0.7 * kept[0]
 
 
