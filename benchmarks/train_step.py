@@ -80,6 +80,7 @@ def contestants(model: Model, batch: int, seconds: float) -> list[Contestant]:
             torch(f"{REFERENCE}, our malloc", **_KEPT_MEMORY),
             torch(f"{REFERENCE}, tuned malloc, compiled", "--compiled", **_LARGE_BLOCKS),
             torch(f"{REFERENCE}, tuned malloc, bfloat16", "--bf16", **_LARGE_BLOCKS),
+            torch(f"{REFERENCE}, compiled, bfloat16", "--compiled", "--bf16", **_LARGE_BLOCKS),
         ]
     return sides
 

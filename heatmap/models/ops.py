@@ -170,10 +170,7 @@ def _conv_transpose_backward(residuals, gradient):
         return jax.vjp(plain_conv_transpose, x, kernel)[1](gradient)
 
     def rearranged(x, kernel, gradient):
-        mirrored = kernel[::-1, ::-1].swapaxes(2, 3)
-        dx = lax.conv_general_dilated(
-            gradient, mirrored, (2, 2), ((1, 1), (1, 1)), dimension_numbers=_DIMENSIONS
-        )
+        dx = transposed_input_gradient(gradient, kernel)
         return dx, _conv_transpose_kernel_gradient(x, gradient).astype(kernel.dtype)
 
     return lax.platform_dependent(*residuals, gradient, cpu=rearranged, default=plain)
@@ -182,6 +179,14 @@ def _conv_transpose_backward(residuals, gradient):
 conv_transpose_4x4.defvjp(
     lambda x, kernel: (conv_transpose_4x4(x, kernel), (x, kernel)), _conv_transpose_backward
 )
+
+
+def transposed_input_gradient(gradient, kernel):
+    """Maps the gradient [B, 2H, 2W, F] of `conv_transpose_4x4`'s result to that of x."""
+    mirrored = kernel[::-1, ::-1].swapaxes(2, 3)
+    return lax.conv_general_dilated(
+        gradient, mirrored, (2, 2), ((1, 1), (1, 1)), dimension_numbers=_DIMENSIONS
+    )
 
 
 def _conv_transpose_kernel_gradient(x, gradient):
@@ -218,7 +223,7 @@ def _sum_over_pixels(x, gradient, left, right):
       [P, Q], summed and returned in float32 or wider.
     """
     batch, total_dtype = x.shape[0], accumulator(x.dtype)
-    shards = _batch_shards(batch)
+    shards = batch_shards(batch)
 
     def scanned(a):  # [B, …] -> [B/D, D, …]
         return a.reshape(shards, batch // shards, *a.shape[1:]).swapaxes(0, 1)
@@ -238,7 +243,7 @@ def _sum_over_pixels(x, gradient, left, right):
     return total.sum(0)
 
 
-def _batch_shards(batch: int) -> int:
+def batch_shards(batch: int) -> int:
     """Returns over how many devices the batch is divided, 1 outside a mesh."""
     shards = math.prod(jax.sharding.get_abstract_mesh().shape.values())
     return shards if batch % shards == 0 else 1
@@ -251,7 +256,7 @@ def batch_stays_divided(x):
     it, each layer's parameters are gathered when their turn comes, and let go.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.shape.get("model", 1) == 1 or _batch_shards(x.shape[0]) == 1:
+    if mesh.shape.get("model", 1) == 1 or batch_shards(x.shape[0]) == 1:
         return x
     return lax.with_sharding_constraint(x, jax.sharding.PartitionSpec(mesh.axis_names))
 
