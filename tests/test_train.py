@@ -405,6 +405,7 @@ def test_targets_rendered_by_the_host_train_alike(tiny_root, tmp_path):
         assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_several_steps_in_one_dispatch_are_the_same_steps(tiny_root, tmp_path, capsys):
     """Also where an evaluation, a report or the end comes in between, and after a stop."""
     settings = {"train.steps": 17, "train.eval_every_steps": 6, "optim.learning_rate": 1e-4}
