@@ -60,19 +60,23 @@ def main(_: list[str]) -> None:
     config = command_line.config_of(flags.FLAGS)
     startup = Startup()
     # Seconds of imports, not owed by a mistyped flag.
+    import jax
+
     from heatmap import compilation, processes, state
     from heatmap.train import train
 
     compilation.keep()
-    state.divide_cpu(config.train.batch_size // max(1, flags.FLAGS.processes))
-    processes.join(flags.FLAGS.coordinator, flags.FLAGS.processes, flags.FLAGS.process)
+    coordinator, count = flags.FLAGS.coordinator, flags.FLAGS.processes
+    state.divide_cpu(config.train.batch_size // processes.expected(coordinator, count))
+    processes.join(coordinator, count, flags.FLAGS.process)
     if not processes.is_first():
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the first speaks for all
     if not flags.FLAGS.workdir and processes.are_several():
         raise UserError("Several processes need one --workdir, on a disk that all of them see.")
     name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     workdir = pathlib.Path(flags.FLAGS.workdir or fresh_workdir(name))
-    print(f"{config.to_json()}workdir: {workdir}", flush=True)
+    used = hardware.summary(jax.devices(), jax.process_count())
+    print(f"{config.to_json()}workdir: {workdir}\ndevices: {used}", flush=True)
     startup.listen()
     startup.ends("imports")
     train(config, workdir, startup)

@@ -20,7 +20,14 @@ from typing import Any
 
 import numpy as np
 
+from heatmap import hardware
 from heatmap.errors import UserError
+
+# As `main.py` starts itself; and JAX is not to take a GPU whole, which all contestants share.
+KEPT_MEMORY = {
+    "GLIBC_TUNABLES": hardware.MALLOC,
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,11 +2,15 @@
 
     python -m benchmarks.input
     python -m benchmarks.input --size 1080 1920 --count 64
+    python -m benchmarks.input --step
 
 Draws photographs into JPEG files, and reads them again and again with the augmentation of
 configs/beetles.py: from their files, decoded once and kept, and with the pixel work left to the
 device. grain and a torch DataLoader, of the extra `bench`, do the same pixel work with Pillow and
 NumPy. Each contestant is a process of its own, and they take turns.
+
+With --step, the input feeds training steps of a frozen DINOv3 with a head, and is compared with
+one batch that lies on the devices, ready: what is added to a step is what the input costs.
 """
 
 import importlib.util
@@ -21,12 +25,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks import contest, output
-from benchmarks.contest import Contestant, Result
+from benchmarks.contest import KEPT_MEMORY, Contestant, Result
 from heatmap import command_line
 from heatmap.config import Config
 from heatmap.errors import guard
 
 OURS = "tf.data"
+READY = "a batch that is ready"
 PEERS = {"torch": "torch DataLoader", "grain": "grain"}
 BATCH, WORKERS = 32, 2
 _BUFFERED = 8  # batches that any of the libraries holds ready, and more
@@ -65,15 +70,37 @@ def draw_photographs(folder: pathlib.Path, count: int, size: tuple[int, int]) ->
     (folder / "train_annotations.json").write_text(json.dumps(labels))
 
 
-def contestants(root: pathlib.Path, seconds: float) -> list[Contestant]:
-    """Lists who takes part."""
+def contestants(
+    root: pathlib.Path, seconds: float, steps: bool, overrides: Sequence[str]
+) -> list[Contestant]:
+    """Lists who takes part.
+
+    Args:
+      root: folder of the photographs.
+      seconds: of a turn.
+      steps: whether they take steps on the pictures, or only deliver them.
+      overrides: fields of the config for all.
+    """
 
     def side(name: str, library: str, *flags: str) -> Contestant:
         command = [sys.executable, "-m", "benchmarks.input", f"--serve={library}"]
-        fields = [*_CONFIG, f"--config.data.root={root}", f"--seconds={seconds}", *flags]
-        return Contestant(name, [*command, *fields], {"XDG_CACHE_HOME": str(root / "caches")})
+        fields = [*_CONFIG, f"--config.data.root={root}", f"--seconds={seconds}"]
+        fields += [*flags, *overrides]
+        environment = {"XDG_CACHE_HOME": str(root / "caches")}
+        if steps:
+            environment |= KEPT_MEMORY
+        return Contestant(name, [*command, *fields], environment)
 
     kept, device = "--config.data.cache=memory", "--config.augment.where=device"
+    if steps:
+        small = "--config.train.batch_size=8"
+        lying = "--config.data.cache=device"
+        return [
+            side(READY, "ready", small),
+            side(f"{OURS}, from the files", "steps", small),
+            side(f"{OURS}, kept in memory, pixel work on the device", "steps", small, kept, device),
+            side("on the device, pixel work too", "steps", small, lying, device),
+        ]
     sides = [
         side(OURS, "tf"),
         side(f"{OURS}, kept in memory", "tf", kept),
@@ -169,6 +196,33 @@ LIBRARIES: dict[str, Callable[[Config], Iterator[Any]]] = {
 }
 
 
+def serve_steps(fed: bool, config: Config, seconds: float) -> None:
+    """Takes steps when it is told to, on batches from the input or on one that is ready."""
+    import input_pipeline
+    from benchmarks.step_jax import Stepper
+    from heatmap import compilation, state
+    from input_pipeline import batching
+
+    compilation.keep()
+    state.divide_cpu(config.train.batch_size)
+    records, split = input_pipeline.load(config.data)
+    records = records.take(split.rows["train"])
+    stepper = Stepper(config, points=records.points)
+    batches = batching.train_batches(records, config, 0, 10**9)
+
+    def steps(count: int) -> float:
+        return stepper.fed(batches, records, count) if fed else stepper.steps(count)
+
+    steps(2)  # compiles
+    count = max(2, round(seconds / steps(2)))
+
+    def turn() -> float:
+        steps(_BUFFERED)  # what was read ahead while others had their turn
+        return steps(count)
+
+    contest.serve({"steps": count}, turn)
+
+
 def serve(library: str, config: Config, seconds: float) -> None:
     """Reads batches when it is told to."""
     batches = LIBRARIES[library](config)
@@ -198,6 +252,26 @@ def rows(results: Sequence[Result]) -> list[dict[str, Any]]:
     ]
 
 
+def step_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """Lays out what the input adds to a step."""
+    ready = {result.name: result for result in results}[READY]
+    return [
+        {
+            "training on": result.name,
+            "ms a step": 1e3 * result.median,
+            "input, % of a step": 100 * (result.median / ready.median - 1),
+        }
+        for result in results
+    ]
+
+
+def draw_steps(found: Sequence[Mapping[str, Any]], axes: Any) -> None:
+    """Draws what is added to a step as bars."""
+    axes.barh([row["training on"] for row in found], [row["input, % of a step"] for row in found])
+    axes.invert_yaxis()
+    axes.set_xlabel("input, % of a step")
+
+
 def draw(found: Sequence[Mapping[str, Any]], axes: Any) -> None:
     """Draws pictures per second as bars."""
     colours = ["#0b6e8f" if row["input"].startswith(OURS) else "#b0b0b0" for row in found]
@@ -213,15 +287,27 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--count", type=int, default=128, help="photographs")
     parser.add_argument("--rounds", type=int, default=7, help="turns of each contestant")
     parser.add_argument("--seconds", type=float, default=2.0, help="of a turn")
-    parser.add_argument("--serve", choices=LIBRARIES, help="as a contestant")
-    options, config = command_line.read(parser, arguments, default="configs/beetles.py")
-    if options.serve:
+    parser.add_argument("--step", action="store_true", help="what the input adds to a step")
+    parser.add_argument("--serve", choices=[*LIBRARIES, "ready", "steps"], help="as a contestant")
+    words = sys.argv[1:] if arguments is None else arguments
+    options, config = command_line.read(parser, words, default="configs/beetles.py")
+    if options.serve in LIBRARIES:
         serve(options.serve, config, options.seconds)
+        return
+    if options.serve:
+        serve_steps(options.serve == "steps", config, options.seconds)
         return
     with tempfile.TemporaryDirectory() as name:
         root = pathlib.Path(name)
         draw_photographs(root, options.count, tuple(options.size))
-        found = rows(contest.hold(contestants(root, options.seconds), options.rounds))
+        fields = command_line.fields_in(words)
+        sides = contestants(root, options.seconds, options.step, fields)
+        results = contest.hold(sides, options.rounds)
+    if options.step:
+        added = step_rows(results)
+        output.publish(options.out, "input_step", added, lambda axes: draw_steps(added, axes))
+        return
+    found = rows(results)
     output.publish(options.out, "input", found, lambda axes: draw(found, axes))
 
 

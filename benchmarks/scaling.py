@@ -5,7 +5,7 @@
 Takes the same training step, of one batch, on 1, 2, 4 and 8 devices of this CPU and on two
 processes of one device each, in turns. All share the same cores, so none can be faster for the
 work alone: what they take longer is the price of dividing. The bytes that a step sends are those
-of the all-reduces in the compiled program.
+of the exchanges in the compiled program.
 
 The figure is a model, not a measurement: of a step on 8 to 4,096 accelerators, from the step's
 operations and bytes and the assumptions in ACCELERATORS, which it prints.
@@ -22,13 +22,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks import contest, output
-from benchmarks.contest import Contestant, Result
+from benchmarks.contest import KEPT_MEMORY, Contestant, Result
 from heatmap import command_line
 from heatmap.errors import guard
 
 DEVICES = (1, 2, 4, 8)
-# An all-reduce and the types of what it returns: `(f32[3,3]{1,0}, f32[8]) all-reduce(`.
-_ALL_REDUCE = re.compile(r"= (.*?) all-reduce(?:-start)?\(")
+# An exchange and the types of what it returns: `(f32[3,3]{1,0}, f32[8]) all-reduce(`.
+_EXCHANGE = re.compile(r"= (.*?) (?:all-reduce|all-gather|reduce-scatter)(?:-start)?\(")
 _ARRAY = re.compile(r"(f64|f32|bf16|f16|s32|u32|pred)\[([\d,]*)\]")
 _BYTES = {"f64": 8, "f32": 4, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "pred": 1}
 
@@ -60,13 +60,15 @@ ACCELERATORS = {
 
 
 def bytes_sent(program: str) -> int:
-    """Adds up what the all-reduces of a compiled program work on, in bytes.
+    """Adds up what the exchanges of a compiled program return, in bytes.
+
+    Without `model.shards` these are all-reduces: of gradients, and of the batch's statistics.
 
     Args:
       program: the text of the optimised HLO.
     """
     found = 0
-    for types in _ALL_REDUCE.findall(program):
+    for types in _EXCHANGE.findall(program):
         for kind, shape in _ARRAY.findall(types):
             found += _BYTES[kind] * int(np.prod([int(n) for n in shape.split(",") if n]))
     return found
@@ -98,7 +100,9 @@ def contestants(flags: Sequence[str], seconds: float) -> list[Contestant]:
     command = [sys.executable, "-m", "benchmarks.scaling", "--serve", f"--seconds={seconds}"]
     sides = [
         Contestant(
-            f"{n} device{'s' * (n > 1)}", [*command, *flags], {"JAX_NUM_CPU_DEVICES": str(n)}
+            f"{n} device{'s' * (n > 1)}",
+            [*command, *flags],
+            {**KEPT_MEMORY, "JAX_NUM_CPU_DEVICES": str(n)},
         )
         for n in DEVICES
     ]
@@ -106,7 +110,7 @@ def contestants(flags: Sequence[str], seconds: float) -> list[Contestant]:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     pair = [*command, *flags, f"--coordinator={address}"]
-    return [*sides, Contestant("2 processes", pair, {"JAX_NUM_CPU_DEVICES": "1"})]
+    return [*sides, Contestant("2 processes", pair, {**KEPT_MEMORY, "JAX_NUM_CPU_DEVICES": "1"})]
 
 
 def serve(arguments: Sequence[str], config: Any, options: Any) -> None:
@@ -150,7 +154,7 @@ def rows(results: Sequence[Result]) -> list[dict[str, Any]]:
             "ms": 1e3 * result.median,
             "overhead, ms": 1e3 * (result.median - first.median),
             "times 1 device": result.median / first.median,
-            "MB all-reduced": result.facts["sent"] / 1e6,
+            "MB exchanged": result.facts["sent"] / 1e6,
         }
         for result in results
     ]
@@ -200,8 +204,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.serve:
         serve(words, config, options)
         return
-    fields = [word for word in words if word.startswith("--config.")]
-    flags = [f"--config={options.config}", *fields]
+    flags = [f"--config={options.config}", *command_line.fields_in(words)]
     results = contest.hold(contestants(flags, options.seconds), options.rounds)
     print("\n".join(output.table(assumptions())), end="\n\n")
     work = results[0].facts["work"] / config.train.batch_size

@@ -98,8 +98,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=3, help="first and second starts")
     words = sys.argv[1:] if arguments is None else arguments
     options, _ = command_line.read(parser, words, default="configs/sigma2.py")
-    fields = [word for word in words if word.startswith("--config.")]
-    rows = measure([f"--config={options.config}", *fields], options.rounds)
+    flags = [f"--config={options.config}", *command_line.fields_in(words)]
+    rows = measure(flags, options.rounds)
     output.publish(options.out, "startup", rows, lambda axes: draw(rows, axes))
 
 

@@ -1,8 +1,8 @@
-"""One contestant of `benchmarks.train_step`, which starts it: takes steps when it is told to.
+"""A contestant of `benchmarks.train_step` or `.predict`, which start it: works when told to.
 
 python -m benchmarks.step --library=jax --config=configs/sigma2.py [--plain]
 python -m benchmarks.step --library=torch --config=configs/sigma2.py [--channels_last]
-    [--bf16] [--compiled]
+    [--bf16] [--compiled] [--predict]
 """
 
 import argparse
@@ -15,7 +15,7 @@ from heatmap.errors import guard
 
 
 def stepper(options: argparse.Namespace, config: Config) -> Any:
-    """Builds what takes the steps, `step_jax.Stepper` or `step_torch.Stepper`."""
+    """Builds what does the work, `step_jax.Stepper` or `step_torch.Stepper`."""
     if options.library == "torch":
         from benchmarks import step_torch
 
@@ -37,12 +37,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--channels_last", action="store_true", help="torch: layout of pictures")
     parser.add_argument("--bf16", action="store_true", help="torch: autocast to bfloat16")
     parser.add_argument("--compiled", action="store_true", help="torch: torch.compile")
+    parser.add_argument("--predict", action="store_true", help="read points off, do not train")
     parser.add_argument("--seconds", type=float, default=2.0, help="of a turn")
     options, config = command_line.read(parser, arguments, default="configs/sigma2.py")
-    steps = stepper(options, config)
-    steps.steps(1)  # compiles
-    count = max(1, round(options.seconds / steps.steps(2)))
-    contest.serve({**steps.facts(), "steps": count}, lambda: steps.steps(count))
+    contestant = stepper(options, config)
+    work = contestant.predictions if options.predict else contestant.steps
+    work(1)  # compiles
+    count = max(1, round(options.seconds / work(2)))
+    contest.serve({**contestant.facts(), "times": count}, lambda: work(count))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """A training step of this project, on a batch that lies on the devices already."""
 
 import contextlib
+import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 from unittest import mock
 
@@ -12,13 +13,13 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from heatmap import optim
+from heatmap import evaluate, hardware, optim
 from heatmap import run as run_lib
 from heatmap import state as state_lib
 from heatmap.config import Config
 from heatmap.keypoints import KeypointSet
 from heatmap.models import norm, ops
-from heatmap.step import make_train_step
+from heatmap.step import make_train_step, work_of
 from input_pipeline import batching
 
 
@@ -61,32 +62,34 @@ def _plain_norm_relu(x, scale, bias, pool):
 
 
 class Stepper:
-    """A run that takes training steps on one batch."""
+    """A run that takes training steps on one batch, or reads points off it."""
 
-    def __init__(self, config: Config, plain: bool):
-        """Builds the run, with the operators of `plain_operators` or our own."""
-        points = key_points(config)
+    def __init__(self, config: Config, plain: bool = False, points: KeypointSet | None = None):
+        """Builds the run.
+
+        Args:
+          config: of the run.
+          plain: with the operators of `plain_operators`, not our own.
+          points: that it learns; default: `key_points`.
+        """
+        points = points or key_points(config)
         self._plain = plain
         self._run = run_lib.build(config, points)
-        optimiser, _ = optim.create(config.optim, 1000)
-        self._train_step = make_train_step(self._run, optimiser)
-        self._state = state_lib.new_state(self._run.weights, optimiser, config.optim.ema_decay > 0)
-        sharding = state_lib.sharded(self._run.mesh)
-        batch = batching.to_devices(random_batch(config, points.count), sharding)
+        self._optimiser, _ = optim.create(config.optim, 1000)
+        self._train_step = make_train_step(self._run, self._optimiser)
+        averaged = config.optim.ema_decay > 0
+        self._state = state_lib.new_state(self._run.weights, self._optimiser, averaged)
+        self._sharding = state_lib.sharded(self._run.mesh)
+        batch = batching.to_devices(random_batch(config, points.count), self._sharding)
         nothing: dict[str, jax.Array] = {}  # else lies on the devices
         self._arguments = (batch, nothing)
+        self._resident: dict[str, jax.Array] | None = None
+        self._predict_step = evaluate.make_predict_step(self._run)
 
     def _work(self) -> float:
         """Counts the floating-point operations of a step, as the plain operators need them."""
-
-        def step(*arguments):  # a new function, of which JAX knows no trace with our operators
-            return self._train_step.__wrapped__(*arguments)
-
         with plain_operators(), jax.set_mesh(self._run.mesh):
-            lowered = jax.jit(step).lower(self._state, *self._arguments)
-            costs = lowered.cost_analysis()
-        assert costs is not None  # known for every program that is not compiled yet
-        return float(costs["flops"])
+            return work_of(self._run, self._optimiser, self._state, *self._arguments)
 
     def program(self) -> str:
         """Returns the compiled step as text."""
@@ -96,16 +99,47 @@ class Stepper:
     def facts(self) -> dict[str, Any]:
         """Says how much work a step is, what this machine can do, and with what it does it."""
         devices = f"{jax.device_count()} × {jax.devices()[0].device_kind}"
-        return {"work": self._work(), "peak": matmul_peak(), "devices": devices}
+        peak = hardware.peak(jax.devices()) or matmul_peak()
+        return {"work": self._work(), "peak": peak, "devices": devices}
 
     def steps(self, count: int) -> float:
-        """Takes steps and returns the seconds of one."""
+        """Takes steps on the one batch and returns the seconds of one."""
+        return self._timed(itertools.repeat(self._arguments, count))
+
+    def fed(self, batches: Iterator[batching.Batch], records: Any, count: int) -> float:
+        """Takes steps on batches from the input, and returns the seconds of one.
+
+        Args:
+          batches: from `batching.train_batches`.
+          records: that they are of; their pictures are placed on the devices if they lie there.
+          count: of steps.
+        """
+        if self._resident is None:
+            everywhere = state_lib.replicated(self._run.mesh)
+            self._resident = batching.resident_pictures(records, self._run.config.data, everywhere)
+        return self._timed(
+            (batching.to_devices(next(batches), self._sharding), self._resident)
+            for _ in range(count)
+        )
+
+    def _timed(self, arguments: Iterable[tuple[Any, Any]]) -> float:
         began = time.perf_counter()
         operators = plain_operators() if self._plain else contextlib.nullcontext()
+        count = 0
         with operators, jax.set_mesh(self._run.mesh):
-            for _ in range(count):
-                self._state, told = self._train_step(self._state, *self._arguments)
+            for batch, placed in arguments:
+                self._state, told = self._train_step(self._state, batch, placed)
+                count += 1
             jax.block_until_ready(told)
+        return (time.perf_counter() - began) / count
+
+    def predictions(self, count: int) -> float:
+        """Reads points off the batch, again and again, and returns the seconds of one time."""
+        began = time.perf_counter()
+        with jax.set_mesh(self._run.mesh):
+            for _ in range(count):
+                found = self._predict_step(self._run.weights, self._arguments[0])
+            jax.block_until_ready(found)
         return (time.perf_counter() - began) / count
 
 

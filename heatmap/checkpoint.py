@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from heatmap import processes
 from heatmap.errors import UserError
 from heatmap.state import BACKBONE, TrainState, Tree, tree_sha256
 
@@ -74,7 +75,10 @@ class Checkpoints:
           OSError: naming the folder, if there is no room, before anything is removed or written.
         """
         tree, backbone = _divide(tree)
-        self._check_room(sum(leaf.nbytes for leaf in jax.tree.leaves(tree)))
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+        failure = self._lack_of_room(size) if processes.is_first() else None
+        if processes.any_says(failure is not None):
+            raise failure or OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder))
         for stale in self._manager.all_steps():
             if stale >= step:
                 self._manager.delete(stale)
@@ -89,8 +93,8 @@ class Checkpoints:
         self._manager.save(step, args=args)
         self._manager.wait_until_finished()
 
-    def _check_room(self, size: int) -> None:
-        """Reserves as many bytes and gives them back.
+    def _lack_of_room(self, size: int) -> OSError | None:
+        """Reserves as many bytes and gives them back, or says why it cannot.
 
         Orbax writes from threads of its own, which on a full disk fail one by one and noisily.
         """
@@ -99,9 +103,10 @@ class Checkpoints:
                 if hasattr(os, "posix_fallocate"):  # macOS has none
                     os.posix_fallocate(file.fileno(), 0, max(size, 1))
         except OSError as error:
-            if error.errno in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
-                return  # this file system cannot reserve
-            raise OSError(error.errno, error.strerror, str(self.folder)) from error
+            # Some file systems cannot reserve.
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                return OSError(error.errno, error.strerror, str(self.folder))
+        return None
 
     def meta(self) -> Meta:
         """Reads the JSON part of the newest checkpoint.

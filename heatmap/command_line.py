@@ -70,6 +70,11 @@ def config_of(values: flags.FlagValues) -> Config:
     return config_lib.from_mapping(config_lib.flag_overrides(values.config.to_dict(), overrides))
 
 
+def fields_in(arguments: Sequence[str]) -> list[str]:
+    """Returns those of the arguments that set a field of the config, to pass them on."""
+    return [argument for argument in arguments if argument.startswith("--config.")]
+
+
 def parser(program: str, about: str | None) -> argparse.ArgumentParser:
     """Returns a command line that keeps the lines of its description and takes no abbreviations.
 

@@ -98,8 +98,12 @@ def collect(
 
     parts, total, weight = [], 0.0, 0.0
     sharding = state_lib.sharded(run.mesh)
-    for batch in batching.eval_batches(records, run.config, features):
-        found, batch_total, batch_weight = step(weights, batching.to_devices(batch, sharding))
+    batches = batching.eval_batches(records, run.config, features)
+    computed = (step(weights, batching.to_devices(batch, sharding)) for batch in batches)
+    coming = next(computed, None)
+    while coming is not None:  # each is looked at while the next one computes
+        found, batch_total, batch_weight = coming
+        coming = next(computed, None)
         parts.append(jax.tree.map(np.asarray, found))
         total, weight = total + float(batch_total), weight + float(batch_weight)
     whole = jax.tree.map(lambda *arrays: np.concatenate(arrays)[: len(records)], *parts)

@@ -12,11 +12,12 @@ from heatmap import state as state_lib
 from heatmap.run import Run
 
 
-def compute(run: Run, records) -> evaluate.Features:
+def compute(run: Run, weights, records) -> evaluate.Features:
     """Runs the backbone on every example once.
 
     Args:
-      run: with its weights.
+      run: the model.
+      weights: {'params', 'frozen', 'stats'}.
       records: `input_pipeline.Records` of a split.
 
     Returns:
@@ -29,5 +30,5 @@ def compute(run: Run, records) -> evaluate.Features:
         return {"patches": patches, "cls_token": cls_token}, 0.0, 0.0
 
     compiled = jax.jit(step, out_shardings=state_lib.replicated(run.mesh))
-    found, _ = evaluate.collect(run, compiled, run.weights, records)
+    found, _ = evaluate.collect(run, compiled, weights, records)
     return found

@@ -1,5 +1,6 @@
-"""What accelerators can do at most, as their makers say, and how a CPU's memory is best kept."""
+"""What there is to compute on: peaks of accelerators, cores, and how a CPU's memory is kept."""
 
+import os
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -31,11 +32,19 @@ _PEAKS = {
 # A step on a CPU asks for the same hundreds of megabytes each time. Left alone, glibc gives them
 # back, and the kernel clears them again in pages of 4 KB: a tenth of the time, and far more while
 # other programs leave it no large stretches. So they are kept, in one heap of huge pages; only
-# that of the first thread can be so large.
+# that of the first thread can be so large. Threads then wait for one another at its lock, and long
+# once a compiler has left it in pieces: many small blocks are kept by each thread itself.
 MALLOC = (
     "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1:glibc.malloc.mmap_threshold=1073741824:"
-    "glibc.malloc.trim_threshold=8589934592"
+    "glibc.malloc.trim_threshold=8589934592:glibc.malloc.tcache_count=4000"
 )
+
+
+def cpus() -> int:
+    """Returns how many cores this process may use: those that Slurm, say, has given it."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def peak(devices: Sequence[Any]) -> float:
@@ -50,3 +59,14 @@ def peak(devices: Sequence[Any]) -> float:
     kind = devices[0].device_kind
     known = (peak for name, peak in _PEAKS.items() if re.search(rf"\b{name}\b", kind))
     return len(devices) * next(known, 0.0)
+
+
+def summary(devices: Sequence[Any], processes: int) -> str:
+    """Says what a run computes on: '16 × NVIDIA H200, of 2 processes'.
+
+    Args:
+      devices: of JAX, all of one kind.
+      processes: that they belong to.
+    """
+    of = f", of {processes} processes" if processes > 1 else ""
+    return f"{len(devices)} × {devices[0].device_kind}{of}"

@@ -5,10 +5,13 @@ same steps. Only the first writes files other than checkpoints, and prints.
 """
 
 import contextlib
+import hashlib
 import os
+import pathlib
 import re
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 
 import jax
 import numpy as np
@@ -22,6 +25,9 @@ AUTO, NONE = "auto", "none"
 _COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 # Failures that are of this process alone, whatever the others do.
 _OWN = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")
+_SEEN_SECONDS = 60.0  # after which a network file system shows a new file everywhere
+# So often several processes ask one another whether to stop, each time for a millisecond.
+_MEET_SECONDS, _MEET_STEPS = 5.0, 100
 _SHUTDOWN_SECONDS = 30  # that a process waits for the others when it ends
 
 
@@ -40,7 +46,7 @@ def join(coordinator: str, count: int, index: int) -> None:
     if coordinator in ("", AUTO, NONE):
         if (count, index) != (1, 0):
             raise UserError("--processes and --process need --coordinator=HOST:PORT as well.")
-        if coordinator == AUTO or (not coordinator and _announced()):
+        if coordinator == AUTO or (not coordinator and announced() > 1):
             _initialise()
         return
     if not re.fullmatch(r".+:\d+", coordinator):
@@ -56,6 +62,18 @@ def are_several() -> bool:
     return jax.process_count() > 1
 
 
+def expected(coordinator: str, count: int) -> int:
+    """Returns how many processes `join` will meet, itself among them."""
+    return announced() if coordinator in ("", AUTO) else max(1, count)
+
+
+def announced() -> int:
+    """Returns how many processes the environment says that a launcher has started, 1 if none."""
+    counts = [os.environ.get(name, "") for name in _COUNTS]
+    hosts = len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(","))
+    return max(hosts, *(int(count) for count in counts if count.isdigit()), 1)
+
+
 def is_first() -> bool:
     """Says whether this process writes the files that are written once."""
     return jax.process_index() == 0
@@ -63,9 +81,76 @@ def is_first() -> bool:
 
 def any_says(flag: bool) -> bool:
     """Says whether the flag is set in any process; all must ask at the same step."""
+    return bool(_largest(flag)[0])
+
+
+def _largest(*values: float) -> np.ndarray:
+    """Returns the largest of what the processes say, for each value; all must ask."""
+    mine = np.array(values, np.float32)
+    return multihost_utils.process_allgather(mine).max(axis=0) if are_several() else mine
+
+
+class Meetings:
+    """The steps after which several processes ask one another whether to stop."""
+
+    def __init__(self, step: int):
+        """Meets for the first time after the step that follows `step`."""
+        self._last, self._next, self._met = step, step + 1, time.monotonic()
+
+    def are_at(self, step: int) -> bool:
+        """Says whether there are others, and they meet after this step."""
+        return are_several() and step == self._next
+
+    def any_says(self, flag: bool) -> bool:
+        """Asks them, and arranges the next meeting some seconds ahead by the slowest clock."""
+        now = time.monotonic()
+        said, seconds = _largest(flag, (now - self._met) / (self._next - self._last))
+        ahead = int(np.clip(_MEET_SECONDS / max(seconds, 1e-3), 1, _MEET_STEPS))
+        self._last, self._next, self._met = self._next, self._next + ahead, now
+        return bool(said)
+
+
+def agree(told: Mapping[str, str]) -> None:
+    """Refuses to go on unless all processes say the same; all must ask.
+
+    Started with other settings or other data, each would compute a step of its own, and parameters
+    that all take for the same would drift apart without a word.
+
+    Args:
+      told: what must be the same, by its name.
+
+    Raises:
+      UserError: in every process, naming what differs.
+    """
     if not are_several():
-        return flag
-    return bool(np.any(multihost_utils.process_allgather(np.array([flag]))))
+        return
+    hashes = [hashlib.sha256(text.encode()).digest() for text in told.values()]
+    everyone = multihost_utils.process_allgather(np.array([[*one] for one in hashes], np.uint8))
+    for name, (first, *others) in zip(told, everyone.swapaxes(0, 1), strict=True):
+        if any((first != other).any() for other in others):
+            raise UserError(
+                f"The processes do not train the same run: {name} differs between them; start "
+                "them with the same flags, on the same files and with one --workdir."
+            )
+
+
+def all_see(path: pathlib.Path) -> None:
+    """Refuses to go on unless every process finds a file that the first has written; all must ask.
+
+    Raises:
+      UserError: in every process.
+    """
+    deadline = time.monotonic() + (_SEEN_SECONDS if are_several() else 0)
+    any_says(False)  # it has been written by now
+    while not path.is_file() and time.monotonic() < deadline:
+        time.sleep(1)
+        with contextlib.suppress(OSError):
+            os.listdir(path.parent)  # or the answer of before may be given again
+    if any_says(not path.is_file()):
+        raise UserError(
+            f"Not all processes see {path}, which the first has written: give them one --workdir, "
+            "on a disk that all machines share."
+        )
 
 
 @contextlib.contextmanager
@@ -85,8 +170,8 @@ def together() -> Iterator[None]:
         reason = " ".join(str(error).split())
         print(
             f"Process {jax.process_index()} of {jax.process_count()} stops, because another is "
-            f"lost or an exchange has failed ({reason:.200}). Start them again, any number of "
-            "them: training goes on from the latest checkpoint.",
+            f"lost or an exchange has failed ({reason:.200}). Start them again, also in "
+            "another number: training goes on from the latest checkpoint.",
             file=sys.stderr,
         )
         sys.stdout.flush()
@@ -101,13 +186,6 @@ def whole(array: jax.Array) -> np.ndarray:
     ):
         return multihost_utils.process_allgather(array, tiled=True)
     return np.asarray(array)
-
-
-def _announced() -> bool:
-    """Says whether the environment speaks of several processes."""
-    counts = [os.environ.get(name, "") for name in _COUNTS]
-    hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
-    return len(hosts) > 1 or any(count.isdigit() and int(count) > 1 for count in counts)
 
 
 def _devices_of_slurm() -> list[int] | None:

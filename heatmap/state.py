@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from heatmap import optim, processes
+from heatmap import hardware, optim, processes
 from heatmap.errors import UserError
 
 Tree = Any
@@ -54,10 +54,17 @@ class TrainState:
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A model without its arrays: two static graphs, one to train and one to evaluate."""
+    """A model without its arrays: two static graphs, one to train and one to evaluate.
+
+    Attributes:
+      train_graph: in training mode.
+      eval_graph: in evaluation mode.
+      countable: trains without fused kernels, whose work no compiler knows, and nothing twice.
+    """
 
     train_graph: nnx.GraphDef
     eval_graph: nnx.GraphDef
+    countable: bool = False
 
     def train(self, params, frozen, stats, inputs, key) -> tuple[jax.Array, Tree]:
         """Runs the model in training mode.
@@ -73,6 +80,9 @@ class Network:
           (output, new statistics).
         """
         model = nnx.merge(self.train_graph, params, frozen, stats)
+        if self.countable:
+            plain = {"remat": False, "fused": False}
+            model = nnx.with_attributes(model, raise_if_not_found=False, **plain)
         output = model(inputs, rngs=nnx.Rngs(dropout=key))
         return output, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
 
@@ -151,7 +161,7 @@ def divide_cpu(batch_size: int) -> None:
     """
     chosen = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     chosen |= "JAX_NUM_CPU_DEVICES" in os.environ
-    if not chosen and batch_size % 2 == 0 and (os.cpu_count() or 1) >= 2:
+    if not chosen and batch_size % 2 == 0 and hardware.cpus() >= 2:
         jax.config.update("jax_num_cpu_devices", 2)
 
 

@@ -112,11 +112,20 @@ def _compiled(function, run: Run, optimiser: optax.GradientTransformation):
     return jax.jit(function, donate_argnums=0, out_shardings=places)
 
 
-def work_of(step, *arguments) -> float:
-    """Counts the floating-point operations of a jitted step, as XLA does before it optimises.
+def work_of(run: Run, optimiser: optax.GradientTransformation, *arguments) -> float:
+    """Counts the floating-point operations of a step, as XLA does before it optimises.
+
+    What `model.remat` computes a second time is no work, and fused attention counts as if it were
+    plain.
+
+    Args:
+      run: the model.
+      optimiser: of the trainable parameters.
+      *arguments: of the step, or their shapes.
 
     Returns:
       0 where XLA does not say.
     """
-    costs = step.lower(*arguments).cost_analysis()
+    counted = dataclasses.replace(run, network=dataclasses.replace(run.network, countable=True))
+    costs = jax.jit(_step(counted, optimiser)).lower(*arguments).cost_analysis()
     return float((costs or {}).get("flops", 0.0))

@@ -43,9 +43,7 @@ from heatmap.progress import Progress
 from heatmap.report import sheet
 from heatmap.startup import Startup
 from heatmap.state import TrainState
-from input_pipeline import batching, pictures, resident
-
-_AGREE_STEPS = 10  # so often several processes ask one another whether to stop
+from input_pipeline import batching
 
 
 def train(config: Config, folder: pathlib.Path, startup: Startup | None = None) -> dict[str, float]:
@@ -95,12 +93,16 @@ class Trainer:
             )
         self.best_metric = evaluate.best_metric(config, self.splits["val"])
         self.run = run_lib.build(config, records.points)
-        optimiser, self.schedule = optim.create(config.optim, self.steps)
-        self.train_step = step_lib.make_train_step(self.run, optimiser)
-        self.train_steps = step_lib.make_train_steps(self.run, optimiser)
+        self.optimiser, self.schedule = optim.create(config.optim, self.steps)
+        self.train_step = step_lib.make_train_step(self.run, self.optimiser)
+        self.train_steps = step_lib.make_train_steps(self.run, self.optimiser)
         self.predict_step = evaluate.make_predict_step(self.run)
         self.look_step = evaluate.make_look_step(self.run)
         saved = checkpoint.saved_step(folder) or 0
+        elsewhere = dataclasses.replace(config.data, root="", workers=0)  # may differ by machine
+        settings = dataclasses.replace(config, data=elsewhere)
+        alike = {"the config": settings.to_json(), "the data or their split": split.sha256}
+        processes.agree({**alike, "the newest checkpoint": str(saved)})
         if saved > self.steps:
             raise UserError(
                 f"{folder} has been trained for {saved} steps, more than the {self.steps} asked "
@@ -108,6 +110,7 @@ class Trainer:
             )
         if processes.is_first():
             workdir.claim(folder, config)
+        processes.all_see(folder / workdir.CONFIG)
         self.latest, self.best = (Checkpoints(folder, kind, clean=True) for kind in (LATEST, BEST))
         self.writer = writers.create(folder, config)
         self.meta: checkpoint.Meta = {
@@ -118,20 +121,24 @@ class Trainer:
             "log": [],
             "best": None,
         }
-        self.state = self._start(optimiser, split.sha256)
-        self.resident = self._resident()
-        self.features = self._features()
+        self.state = self._start(split.sha256)
+        self.run = dataclasses.replace(self.run, weights={})  # the state holds them from now on
+        left = int(self.state.step) < self.steps
+        self.resident = self._resident() if left else {}
+        self.features = self._features() if left else {}
         self.stop_asked = False
         self.started = time.monotonic()
+        self.meetings = processes.Meetings(int(self.state.step))
         if startup:
             startup.ends("weights")
 
-    def _start(self, optimiser, split_sha256: str) -> TrainState:
+    def _start(self, split_sha256: str) -> TrainState:
         """Makes the first state, or restores the newest."""
         with jax.set_mesh(self.run.mesh):
-            create, shapes, places = step_lib.first_state(self.run, optimiser)
+            create, shapes, places = step_lib.first_state(self.run, self.optimiser)
             if self.latest.step() is None:
-                return jax.jit(create, out_shardings=places)(self.run.weights)
+                first = jax.jit(create, donate_argnums=0, out_shardings=places)
+                return first(self.run.weights)
             stored = self.latest.meta()
             evaluate.check_split(self.folder, stored, split_sha256)
             run_lib.check_config(self.folder, stored, self.config, config_lib.RESUMABLE)
@@ -147,19 +154,19 @@ class Trainer:
 
     def _resident(self) -> dict[str, jax.Array]:
         """Places the training pictures on the devices, if they are to lie there."""
-        data, records = self.config.data, self.splits["train"]
-        if data.cache != pictures.DEVICE:
-            return {}
         everywhere = state_lib.replicated(self.run.mesh)
-        size = batching.source_size(records)
-        return resident.place(records, size, data.channels, everywhere)
+        return batching.resident_pictures(self.splits["train"], self.config.data, everywhere)
 
     def _features(self) -> dict[str, evaluate.Features]:
         """Computes, by split, what the backbone makes of the pictures, if that is to be kept."""
         if not self.config.model.keep_features:
             return {}
         with jax.set_mesh(self.run.mesh):
-            found = {n: features.compute(self.run, r) for n, r in self.splits.items() if len(r)}
+            found = {
+                name: features.compute(self.run, self.state.weights, records)
+                for name, records in self.splits.items()
+                if len(records)
+            }
         size = sum(array.nbytes for arrays in found.values() for array in arrays.values())
         count = sum(len(self.splits[name]) for name in found)
         print(f"keeps the features of {count} pictures, {size / 1e6:.0f} MB", flush=True)
@@ -251,27 +258,28 @@ class Trainer:
         for step, batch in enumerate(batches, start=first + 1):
             group.append(batch)
             due = self._evaluation_is_due(step) or self._save_is_due(step) or progress.is_due(step)
-            agrees = processes.are_several() and step % _AGREE_STEPS == 0
-            if due or agrees or len(group) == self.config.train.steps_per_dispatch:
+            full = len(group) == self.config.train.steps_per_dispatch
+            if full or due or self.meetings.are_at(step):
                 yield step, group
                 group = []
 
     def _take(self, group: list[batching.Batch], progress: Progress) -> step_lib.Told:
         """Takes the steps of a group, and returns what they say of themselves, [n] each."""
-        if len(group) == 1:
-            moved = batching.to_devices(group[0], state_lib.sharded(self.run.mesh))
-            arguments = (self.state, moved, self.resident)
-            if progress.wants_work:
-                progress.work = step_lib.work_of(self.train_step, *arguments)
-            self.state, told = self.train_step(*arguments)
-            return jax.tree.map(lambda array: array[None], told)
-        stacked = {name: np.stack([batch[name] for batch in group]) for name in group[0]}
-        moved = batching.to_devices(stacked, state_lib.sharded(self.run.mesh, axis=1))
         if progress.wants_work:
-            each = jax.tree.map(lambda array: array[0], moved)
-            progress.work = step_lib.work_of(self.train_step, self.state, each, self.resident)
-        self.state, told = self.train_steps(self.state, moved, self.resident)
-        return told
+            shown = batching.to_devices(group[0], state_lib.sharded(self.run.mesh))
+            arguments = (self.state, shown, self.resident)
+            progress.work = step_lib.work_of(self.run, self.optimiser, *arguments)
+        if 1 < len(group) == self.config.train.steps_per_dispatch:
+            stacked = {name: np.stack([batch[name] for batch in group]) for name in group[0]}
+            moved = batching.to_devices(stacked, state_lib.sharded(self.run.mesh, axis=1))
+            self.state, told = self.train_steps(self.state, moved, self.resident)
+            return told
+        each = []  # for a shorter group no program is compiled of its own
+        for batch in group:
+            moved = batching.to_devices(batch, state_lib.sharded(self.run.mesh))
+            self.state, told = self.train_step(self.state, moved, self.resident)
+            each.append(told)
+        return jax.tree.map(lambda *arrays: jnp.stack(arrays), *each)
 
     def _validate(self, step: int, progress: Progress) -> None:
         """Scores the validation split, adds a line to the log and keeps the best weights."""
@@ -394,9 +402,10 @@ class Trainer:
 
     def _leaves_after(self, step: int) -> bool:
         """Says whether to save and stop after a step: all processes do, or none."""
-        if processes.are_several() and step % _AGREE_STEPS:
-            return False
-        return processes.any_says(self.stop_asked or self._out_of_time())
+        leaves = self.stop_asked or self._out_of_time()
+        if not processes.are_several():
+            return leaves
+        return self.meetings.are_at(step) and self.meetings.any_says(leaves)
 
     def _ask_to_stop(self) -> None:
         self.stop_asked = True

@@ -49,7 +49,10 @@ def load(config: DataConfig) -> tuple[Records, Split]:
     Raises:
       UserError: for an unknown source, or anything wrong with its files or its division.
     """
-    records = read(config)
+    # What is to be kept is decoded once, in an earlier run or below, where a bad picture ends this
+    # one; only to leave bad ones out they have to be known before.
+    decoded_later = config.cache and config.on_error == "raise"
+    records = read(dataclasses.replace(config, verify=config.verify and not decoded_later))
     split = make_split(records, config.split)
     return pictures.keep(records, config), split
 

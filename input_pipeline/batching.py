@@ -7,7 +7,6 @@ be saved to resume.
 
 import functools
 import itertools
-import os
 import pathlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,8 +15,8 @@ import jax
 import numpy as np
 import tensorflow as tf
 
-from heatmap import geometry, targets
-from heatmap.config import Config
+from heatmap import geometry, hardware, targets
+from heatmap.config import Config, DataConfig
 from heatmap.errors import UserError
 from heatmap.keypoints import ABSENT, LABELLED, UNKNOWN
 from input_pipeline import augment, images, pictures, resident
@@ -99,7 +98,7 @@ def train_batches(
         render = functools.partial(_send, size=padded, channels=config.data.channels)
     else:
         render = functools.partial(_render, config=config, recolour=True)
-    return _batches(examples, records, config, share, render)
+    return _batches(examples(), last - first, records, config, share, render)
 
 
 def eval_batches(
@@ -132,7 +131,7 @@ def eval_batches(
         return _without_pixels(examples(), share, _LABELS, config, features)
     # Even a colour change of nothing rounds pixels: scores must not depend on `augment`.
     render = functools.partial(_render, config=config, recolour=False)
-    return _batches(examples, records, config, share, render)
+    return _batches(examples(), -(-len(records) // batch_size), records, config, share, render)
 
 
 def eval_affines(records: Records, config: Config) -> np.ndarray:
@@ -235,9 +234,14 @@ def _without_pixels(
 
 
 def _batches(
-    examples, records: Records, config: Config, batch_size: int, render: Callable[[dict], dict]
+    examples: Iterator[Batch],
+    count: int,
+    records: Records,
+    config: Config,
+    batch_size: int,
+    render: Callable[[dict], dict],
 ) -> Iterator[Batch]:
-    """Runs the pixel work in tf.data and yields batches as NumPy arrays."""
+    """Runs the pixel work in tf.data and yields so many batches as NumPy arrays."""
     points = records.points.count
     shapes = {
         "keypoints": ((points, 2), tf.float32),
@@ -253,9 +257,17 @@ def _batches(
     }
     if records.pixels is not None:
         shapes["source"] = (records.pixels.shape[1:], tf.uint8)
-    signature = {
-        name: tf.TensorSpec((batch_size, *shape), dtype) for name, (shape, dtype) in shapes.items()
-    }
+    stacked = _stacked(examples, batch_size, shapes)
+
+    def numbers(_):
+        def following() -> list[np.ndarray]:
+            return list(next(stacked).values())
+
+        found = tf.numpy_function(following, [], [dtype for _, dtype in shapes.values()])
+        return {
+            name: tf.ensure_shape(array, (batch_size, *shape))
+            for array, (name, (shape, _)) in zip(found, shapes.items(), strict=True)
+        }
 
     def rendered(example):
         if records.kept:
@@ -267,12 +279,12 @@ def _batches(
         return render(example)
 
     # By batches: a call from TensorFlow into Python costs as much as all numbers of an example.
-    dataset = tf.data.Dataset.from_generator(
-        lambda: _stacked(examples(), batch_size, shapes), output_signature=signature
-    ).unbatch()
+    # Not `from_generator`, which has glibc give all large blocks back from then on (it calls
+    # mallopt), those of the training step too: a tenth of the step on a CPU.
+    dataset = tf.data.Dataset.range(count).map(numbers).unbatch()
     dataset = dataset.map(
         rendered,
-        num_parallel_calls=config.data.workers or os.cpu_count(),
+        num_parallel_calls=config.data.workers or hardware.cpus(),
         deterministic=True,
     )
     dataset = dataset.batch(batch_size, drop_remainder=True)
@@ -303,6 +315,25 @@ def _bad_picture(files: np.ndarray) -> UserError | None:
         except UserError as error:
             return error
     return None
+
+
+def resident_pictures(records: Records, config: DataConfig, sharding) -> dict[str, jax.Array]:
+    """Places pictures on the devices if `data.cache` says that they lie there.
+
+    Args:
+      records: the training split.
+      config: of the data.
+      sharding: of an array that every device holds whole.
+
+    Returns:
+      What `resident.place` does, or nothing.
+
+    Raises:
+      UserError: if a device has too little memory for them.
+    """
+    if config.cache != pictures.DEVICE:
+        return {}
+    return resident.place(records, source_size(records), config.channels, sharding)
 
 
 def source_size(records: Records) -> geometry.Size:

@@ -8,7 +8,6 @@ because that has a size limit of its own with its own warning and error; ours is
 """
 
 import io
-import os
 import pathlib
 import posixpath
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from PIL import BmpImagePlugin, GifImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin
 
+from heatmap import hardware
 from heatmap.config import DataConfig
 from heatmap.errors import UserError
 from heatmap.geometry import Size
@@ -145,7 +145,7 @@ def check(
 
     headers: list[Header | None] = []
     problems: list[str] = []
-    with ThreadPoolExecutor(config.workers if config.workers > 0 else os.cpu_count()) as pool:
+    with ThreadPoolExecutor(config.workers or hardware.cpus()) as pool:
         for result in pool.map(examine, files, declared_sizes):
             if isinstance(result, str):
                 if config.on_error == "raise":

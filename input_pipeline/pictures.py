@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from heatmap import caches, geometry
+from heatmap import caches, geometry, hardware
 from heatmap.config import DataConfig
 from heatmap.errors import UserError
 from input_pipeline import augment, images
@@ -66,7 +66,9 @@ def keep(records: Records, config: DataConfig) -> Records:
         pictures = dict(_decoded(turned, factors, config))
     else:
         pictures = _on_disk(turned, factors, config)
-    return dataclasses.replace(records, kept=Kept(pictures, factors))
+    size = sum(picture.nbytes for picture in pictures.values()) / 1e6
+    note = f"keeps {len(pictures)} decoded pictures, {size:.0f} MB: data.cache={config.cache!r}"
+    return dataclasses.replace(records, kept=Kept(pictures, factors), notes=(*records.notes, note))
 
 
 def decode(path):
@@ -115,7 +117,7 @@ def _decoded(
     turned: Mapping[str, int], factors: Mapping[str, int], config: DataConfig
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yields every picture with its file, in their order, and no more ahead than threads."""
-    workers = config.workers or os.cpu_count() or 1
+    workers = config.workers or hardware.cpus()
     waiting: collections.deque = collections.deque()
     with (
         ThreadPoolExecutor(workers) as pool,

@@ -1,7 +1,7 @@
 """The runs of a sweep, as every runner sees them: a command, a folder, and what became of it.
 
 OUT/NAME/           the workdir
-OUT/NAME.log        what the run printed
+OUT/NAME.log        what the run printed; NAME.1.log, … its further processes, if it has any
 OUT/NAME.done       the settings of the run that finished there
 OUT/sweep.csv       one line for each run
 """
@@ -63,7 +63,11 @@ class Job:
     @property
     def log(self) -> pathlib.Path:
         """What the run printed."""
-        return self.out / f"{self.name}.log"
+        return self.log_of(0)
+
+    def log_of(self, process: int) -> pathlib.Path:
+        """What one of several processes printed that train together; the first says most."""
+        return self.out / (f"{self.name}.{process}.log" if process else f"{self.name}.log")
 
     @property
     def command(self) -> list[str]:
@@ -76,11 +80,15 @@ class Job:
             *hyper.flags(self.overrides),
         ]
 
-    def start(self) -> subprocess.Popen:
-        """Starts the run, which goes on from its checkpoint if there is one and ends with us."""
+    def start(self, process: int = 0) -> subprocess.Popen:
+        """Starts the run, which goes on from its checkpoint if there is one and ends with us.
+
+        Args:
+          process: which of several it is that train together.
+        """
         self.out.mkdir(parents=True, exist_ok=True)
         tether = [sys.executable, "-c", _TETHER] if sys.platform == "linux" else []
-        with self.log.open("a") as log:
+        with self.log_of(process).open("a") as log:
             return subprocess.Popen(
                 [*tether, *self.command], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT
             )

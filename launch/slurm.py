@@ -6,7 +6,8 @@
 Start it on a login node, with --out on a file system that all nodes share. The config's
 `get_hyper(hyper)` says which runs there are. Runs that are finished or already queued are skipped,
 so the same command goes on after any trouble. A run that is preempted or reaches the time limit
-saves, is queued again and goes on from its checkpoint. --dry_run prints the batch script instead,
+saves, is queued again and goes on from its checkpoint. With --nodes=4 each run has four nodes, a
+process on each, which train one model together. --dry_run prints the batch script instead,
 --table writes OUT/sweep.csv as it stands, --wait stays until the end and does so too. What is left
 to say to sbatch: --sbatch=account=NAME, --setup='module load cuda'.
 """
@@ -34,6 +35,9 @@ FOLDER = "slurm"  # in OUT: submitit's scripts, pickles and logs
 QUEUE = "queue.json"  # in FOLDER: by name of the run, its number in Slurm
 _QUEUED = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT"}
 _POLL_SECONDS = {"slurm": 15.0, "local": 0.5}
+# The processes of a run: when one fails, so do the others at once; when one has ended well, the
+# first may still wait to be ended.
+_TOGETHER = ("--kill-on-bad-exit=1", "--wait=0")
 # Slurm ends a job some 30 seconds, at most minutes, after it asked its processes to leave.
 _PATIENCE_SECONDS = 600.0
 
@@ -46,16 +50,22 @@ class Task:
         self._pid: int | None = None
 
     def __call__(self) -> None:
-        """Runs to the end.
+        """Runs to the end; on several nodes, as one process of the run.
 
         Raises:
           RuntimeError: if the run did not finish, so that Slurm calls it failed.
         """
         if self.job.is_finished():
             return
-        process = self.job.start()
+        rank = int(os.environ.get("SLURM_PROCID", "0"))
+        process = self.job.start(rank)
         self._pid = process.pid
-        status = self.job.conclude(process.wait())
+        returncode = process.wait()
+        if rank:  # the first knows what became of the run
+            if returncode:
+                raise RuntimeError(f"{self.job.name} failed: see {self.job.log_of(rank)}")
+            return
+        status = self.job.conclude(returncode)
         if status == "interrupted":
             # By Slurm, which signals all processes before it ends a job. A job that completes in
             # this time is not queued again after a preemption, so this one lets itself be ended.
@@ -120,6 +130,8 @@ def executor_of(options: argparse.Namespace, runs: int) -> Any:
         job_name=options.out.absolute().name,
         time=math.ceil(options.time),
         partition=options.partition,
+        nodes=options.nodes,
+        ntasks_per_node=1,
         gpus_per_node=options.gpus or None,
         cpus_per_task=options.cpus,
         mem=options.mem,
@@ -127,7 +139,7 @@ def executor_of(options: argparse.Namespace, runs: int) -> Any:
         array_parallelism=min(options.parallel, runs),
         signal_delay_s=options.grace,
         # srun reads it no longer from the batch script since Slurm 22.05.
-        srun_args=[f"--cpus-per-task={options.cpus}"],
+        srun_args=[f"--cpus-per-task={options.cpus}", *(_TOGETHER if options.nodes > 1 else ())],
         additional_parameters={"requeue": True, **dict(options.sbatch)},
     )
     return executor
@@ -267,9 +279,10 @@ def main(arguments: list[str] | None = None) -> None:
     flags.set_defaults(parallel=1000)  # as many as the cluster lets run
     flags.add_argument("--partition", help="where to queue; default: the cluster's own")
     flags.add_argument("--time", type=minutes, default="4:00:00", help="limit, until requeued")
-    flags.add_argument("--gpus", type=int, default=0, help="of each run")
-    flags.add_argument("--cpus", type=jobs_lib.positive, default=4, help="of each run")
-    flags.add_argument("--mem", default="16G", help="of each run")
+    flags.add_argument("--nodes", type=jobs_lib.positive, default=1, help="of each run")
+    flags.add_argument("--gpus", type=int, default=0, help="of each node")
+    flags.add_argument("--cpus", type=jobs_lib.positive, default=4, help="of each node")
+    flags.add_argument("--mem", default="16G", help="of each node")
     flags.add_argument("--requeues", type=int, default=20, help="at most, because of --time")
     flags.add_argument("--grace", type=int, default=120, help="seconds to save before --time")
     flags.add_argument("--sbatch", type=_pair, action="append", default=[], metavar="KEY=VALUE")
@@ -280,6 +293,8 @@ def main(arguments: list[str] | None = None) -> None:
         "--cluster", choices=["slurm", "local"], default="slurm", help="local: a try without Slurm"
     )
     options, jobs = jobs_lib.parse(flags, arguments)
+    if options.nodes > 1 and options.cluster == "local":
+        raise UserError("--nodes needs a cluster: without --cluster=local, Slurm starts them.")
     if options.grace >= options.time * 60:
         raise UserError(
             f"--grace={options.grace} seconds leave nothing of --time, {options.time:g} minutes."

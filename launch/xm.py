@@ -29,6 +29,7 @@ from typing import Any
 
 from absl import flags as absl_flags
 
+from heatmap import command_line
 from heatmap.errors import UserError, guard
 from launch import jobs as jobs_lib
 from launch.board import Board, report
@@ -253,7 +254,7 @@ def launch(arguments: Sequence[str]) -> None:
         ) from error
     if not absl_flags.FLAGS.is_parsed():
         absl_flags.FLAGS(["launch/xm.py", *(a for a in arguments if a.startswith("--xm_"))])
-    rest = [argument for argument in given if argument.startswith("--config.")]
+    rest = command_line.fields_in(given)
     commands = [command_of(job, options, rest) for job in jobs]
 
     async def experiment() -> bool:

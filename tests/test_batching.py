@@ -1,5 +1,6 @@
 """Batches: which examples in what order, and that everything in a batch belongs together."""
 
+import ctypes
 import dataclasses
 import os
 
@@ -171,6 +172,28 @@ def test_threads_do_not_change_the_batches(tmp_path):
     one, four = (train(records, settings(**AUGMENTED, **{"data.workers": w}), 0, 4) for w in (1, 4))
     for batch, other in zip(one, four, strict=True):
         assert_same(batch, other)
+
+
+class Memory(ctypes.Structure):
+    """What glibc says of its heap; hblks counts the blocks that the system has lent one by one."""
+
+    _fields_ = (
+        *((name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks")),
+        ("others", ctypes.c_size_t * 6),
+    )
+
+
+def test_large_blocks_are_still_kept_once_the_input_runs():
+    """A training step asks for them anew each time."""
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallinfo2"):
+        pytest.skip("memory is glibc's here: 2.33 or later")
+    libc.mallinfo2.restype = Memory
+    train(make_records(), settings())
+    np.ones(2**24, np.uint8)  # freed at once: from now on, smaller blocks come of what is kept
+    before = libc.mallinfo2().hblks
+    block = np.ones(2**23, np.uint8)
+    assert libc.mallinfo2().hblks == before, len(block)
 
 
 # --- evaluation ---------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from benchmarks import contest, output, startup, train_step
+from benchmarks import contest, output, predict, startup, train_step
 from benchmarks import input as input_benchmark
 from benchmarks.contest import Contestant, Result
 from heatmap.errors import UserError
@@ -132,6 +132,24 @@ def test_the_phases_of_a_start_are_read_as_they_are_printed(capsys):
     assert startup.phases(printed) == found
 
 
+def test_predictions_are_compared_by_batch():
+    ours, theirs = Result(predict.OURS, {}, [0.5, 0.1, 0.2]), Result(predict.REFERENCE, {}, [0.4])
+    first, second = predict.rows("unet", 8, [ours, theirs])
+    assert (first["images/s"], second["images/s"]) == pytest.approx((40, 20))
+    assert first[f"times {predict.REFERENCE}"] == pytest.approx(2)
+
+
+@pytest.mark.slow
+def test_a_prediction_of_ours_takes_part(tmp_path):
+    turns = ["--models", "unet", "--batches", "2", "--rounds", "1", "--seconds", "0.01"]
+    predict.main([*turns, f"--out={tmp_path}"])
+    rows = json.loads((tmp_path / "predict.json").read_text())["rows"]
+    assert {row["contestant"] for row in rows} >= {predict.OURS}
+    for row in rows:
+        batch = int(row["model"].split()[1])
+        assert row["images/s"] * row["ms"] == pytest.approx(1e3 * batch)
+
+
 @pytest.mark.slow
 def test_the_input_is_read_by_everyone(tmp_path, monkeypatch):
     """Ours and whatever else is installed."""
@@ -141,6 +159,17 @@ def test_the_input_is_read_by_everyone(tmp_path, monkeypatch):
     rows = json.loads((tmp_path / "input.json").read_text())["rows"]
     assert len(rows) >= 4
     assert all(row["images/s"] > 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_the_input_feeds_steps(tmp_path):
+    small = ["--config.model.backbone=tiny16", "--config.data.image_size=(32,32)"]
+    small += ["--config.targets.heatmap_size=(8,8)", "--size", "60", "80", "--count", "24"]
+    input_benchmark.main([*small, "--step", "--rounds=1", "--seconds=0.01", f"--out={tmp_path}"])
+    ready, *fed = json.loads((tmp_path / "input_step.json").read_text())["rows"]
+    assert (ready["training on"], ready["input, % of a step"]) == (input_benchmark.READY, 0)
+    assert len(fed) == 3
+    assert all(row["ms a step"] > 0 for row in fed)
 
 
 @pytest.mark.slow

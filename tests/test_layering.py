@@ -25,6 +25,7 @@ GROUND = {
     "command_line",
     "keypoints",
     "geometry",
+    "hardware",
     "targets",
 }
 PARTS = {  # what a run is put together from, and the tools that read its files
@@ -42,8 +43,8 @@ PARTS = {  # what a run is put together from, and the tools that read its files
     "optim",
     "state",
     "checkpoint",
+    "conformal",
     "compilation",
-    "hardware",
     "progress",
     "processes",
     "startup",

@@ -268,6 +268,7 @@ def without_shared_cache(caches):
     return {**there, "XDG_CACHE_HOME": str(caches)}
 
 
+@pytest.mark.slow
 def test_the_second_start_compiles_nothing(tiny_root, tmp_path):
     brief = [argument for argument in SMALL if "steps=" not in argument]
 
@@ -295,6 +296,7 @@ def test_the_second_start_compiles_nothing(tiny_root, tmp_path):
     assert start("second") == (sha, kept, programs, programs)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_sentence(tiny_root, tmp_path):
     small = [a for a in SMALL if "train.steps" not in a]
     brief = [*small, "--config.train.steps=2", f"--config.data.root={tiny_root}"]

@@ -405,6 +405,27 @@ def test_norm_relu_is_nnx_batch_norm_in_parameters_statistics_and_result(pool, t
     assert training == bool(np.any(states[0]["mean"] != values[2]))
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_a_shift_is_a_bias_that_is_added_before(training):
+    x, shift, *values = arrays((3, 4, 6, 4), (4,), (4,), (4,), (4,), (4,))
+
+    @quick_jit
+    def both(x, shift, values):
+        found = []
+        for arguments in ((x, shift), (x + shift,)):
+            layer = norm.NormRelu(4, pool=True, dtype=jnp.float32, rngs=nnx.Rngs(0))
+            for name, value in zip(("scale", "bias", "mean", "var"), values, strict=True):
+                getattr(layer, name)[...] = value
+            layer.use_running_average = not training
+            found.append((layer(*arguments), nnx.to_pure_dict(nnx.state(layer))))
+        return found
+
+    (y, state), (expected, plain) = both(x, 3 + shift, [*values[:3], 1 + values[3] ** 2])
+    assert_close(y, expected)
+    for name, value in plain.items():
+        assert_close(state[name], value)
+
+
 def test_norm_relu_at_ties_sends_the_gradient_to_the_first_in_row_order():
     x = jnp.array([[0.0, 7.0], [7.0, 7.0], [1.0, 2.0], [3.0, 4.0]])[None, ..., None]
     one = jnp.ones(1)

@@ -12,11 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+import input_pipeline
 from heatmap import caches
 from heatmap import state as state_lib
 from heatmap.errors import UserError
 from heatmap.train import train
-from input_pipeline import augment, batching, device, pictures, resident
+from input_pipeline import augment, batching, check, device, images, pictures, resident
+from tests.conftest import write_spots
 from tests.helpers import properties
 from tests.test_batching import AUGMENTED, make_pixels, make_records, on_disk, settings
 from tests.test_train import tiny
@@ -73,6 +75,7 @@ def test_large_pictures_are_kept_at_twice_the_input(tmp_path, size):
     config = settings(**AUGMENTED, **{"data.cache": "memory"})
     kept = pictures.keep(records, config.data)
     assert set(kept.kept.factors.values()) == {5}  # of 16×16 pixels: 32 along the shorter side
+    assert kept.notes[-1].startswith(f"keeps {len(records)} decoded pictures, ")
     assert {p.shape for p in kept.kept.pictures.values()} == {
         (-(-size[0] // 5), -(-size[1] // 5), 3)
     }
@@ -164,6 +167,29 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(UserError, match=r"cannot be kept in .*XDG_CACHE_HOME"):
         pictures.keep(records, settings(**{"data.cache": "disk"}).data)
+
+
+@pytest.mark.parametrize(
+    ("cache", "on_error", "decoded"),
+    [("", "raise", True), ("memory", "raise", False), ("memory", "skip", True)],
+)
+def test_what_will_be_kept_is_decoded_before_only_to_be_left_out(
+    tiny_root, monkeypatch, cache, on_error, decoded
+):
+    seen = []
+    monkeypatch.setattr(images, "decode", seen.append)
+    config = tiny(tiny_root, **{"data.cache": cache, "data.on_error": on_error}).data
+    records, _ = input_pipeline.load(config)
+    assert len(seen) == (len(records) if decoded else 0)
+    assert (records.kept is not None) == bool(cache)
+
+
+def test_a_check_decodes_also_what_a_run_would_keep(tmp_path):
+    root = write_spots(tmp_path / "data")
+    broken = next((root / "train").glob("*.png"))
+    broken.write_bytes(broken.read_bytes()[:-20])
+    with pytest.raises(UserError, match=f"{broken.name} cannot be read"):
+        check.check(tiny(root, **{"data.cache": "memory"}).data)
 
 
 @pytest.mark.parametrize("cache", ["memory", "disk"])

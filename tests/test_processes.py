@@ -93,6 +93,39 @@ def test_the_one_task_of_a_slurm_node_has_all_its_gpus(asked, monkeypatch):
     assert found.value.args[0]["local_device_ids"] is None
 
 
+def test_a_launcher_says_how_many_there_are(monkeypatch):
+    for name in list(os.environ):
+        if name.startswith(("SLURM_", "OMPI_", "TPU_")):
+            monkeypatch.delenv(name)
+    assert processes.announced() == 1
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
+    assert processes.announced() == 4
+    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "a,b,c,d,e")
+    assert processes.announced() == 5
+
+
+def test_what_the_others_say_is_compared(monkeypatch):
+    """Two processes of which the second has other data, by what the exchange would return."""
+
+    def gathered(mine):
+        theirs = mine.copy()
+        theirs[1] += 1
+        return np.stack([mine, theirs])
+
+    processes.agree({"the config": "a", "the data": "b"})  # one alone
+    monkeypatch.setattr(processes, "are_several", lambda: True)
+    monkeypatch.setattr(processes.multihost_utils, "process_allgather", gathered)
+    with pytest.raises(UserError, match="same run: the data differs between them"):
+        processes.agree({"the config": "a", "the data": "b"})
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    (tmp_path / "there").touch()
+    processes.all_see(tmp_path / "there")
+    with pytest.raises(UserError, match="Not all processes see"):
+        processes.all_see(tmp_path / "missing")
+
+
 def test_an_address_is_passed_on(asked):
     with pytest.raises(Asked) as found:
         asked("host:1234", 3, 2)
@@ -138,8 +171,11 @@ def wait_for(line: str, folder, process) -> None:
         time.sleep(0.05)
 
 
-def start(root, folder, count: int, devices: int) -> list[subprocess.Popen]:
-    """Starts the processes of one run; what each prints goes to FOLDER.I.log."""
+def start(root, folder, count: int, devices: int, *last: str) -> list[subprocess.Popen]:
+    """Starts the processes of one run; what each prints goes to FOLDER.I.log.
+
+    `last` are flags of the last one alone.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -151,7 +187,11 @@ def start(root, folder, count: int, devices: int) -> list[subprocess.Popen]:
         with open(f"{folder}.{index}.log", "a") as log:
             run.append(
                 subprocess.Popen(
-                    command(*flags, *(others if count > 1 else [])),
+                    command(
+                        *flags,
+                        *(others if count > 1 else []),
+                        *(last if index == count - 1 else []),
+                    ),
                     cwd=ROOT,
                     env=environment,
                     stdout=log,
@@ -188,6 +228,35 @@ def alone(tiny_root, tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone") / "run"
     finish(start(tiny_root, folder, 1, 1), folder)
     return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flag", "sentence"),
+    [
+        ("--config.optim.learning_rate=2e-6", "the config differs between them"),
+        ("--config.data.split.method=hash", "the config differs between them"),
+    ],
+)
+def test_processes_that_were_not_started_alike_are_refused(
+    tiny_root, tmp_path, started, flag, sentence
+):
+    folder = tmp_path / "run"
+    started += start(tiny_root, folder, 2, 1, flag)
+    assert [process.wait(timeout=300) for process in started] == [2, 2]
+    for index in (0, 1):
+        assert sentence in said(folder, index)
+        assert "Traceback" not in said(folder, index)
+    assert not folder.exists()
+
+
+@pytest.mark.slow
+def test_a_folder_that_is_not_shared_is_refused(tiny_root, tmp_path, started):
+    folder, other = tmp_path / "run", tmp_path / "other"
+    started += start(tiny_root, folder, 2, 1, f"--workdir={other}")
+    wait_for("devices: 2", folder, started[0])
+    assert [process.wait(timeout=300) for process in started] == [2, 2]
+    assert "Not all processes see" in said(folder, 1)
 
 
 @pytest.mark.slow

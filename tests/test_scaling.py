@@ -34,10 +34,11 @@ def test_the_bytes_of_a_compiled_program_are_counted(devices, sent):
 def test_all_kinds_of_arrays_are_counted():
     program = """
       %a = f32[16,4]{1,0} all-reduce(%x), channel_id=1
+      %g = f32[4,4]{1,0} all-gather(%w), channel_id=3
       %b = (bf16[8]{0}, f32[]) all-reduce-start(%y, %z), channel_id=2
       %c = f32[100]{0} add(%p, %q)
     """
-    assert scaling.bytes_sent(program) == 4 * 64 + 2 * 8 + 4
+    assert scaling.bytes_sent(program) == 4 * 64 + 4 * 16 + 2 * 8 + 4
 
 
 def test_a_step_is_work_and_an_exchange():

@@ -5,6 +5,7 @@ import csv
 import json
 import os
 import pathlib
+import pickle
 import signal
 import subprocess
 import sys
@@ -123,6 +124,14 @@ class TestBatchScript:
         assert "--gpus" not in text
         assert "--partition" not in text
 
+    def test_a_run_on_several_nodes_has_a_process_on_each(self, tmp_path, capsys):
+        text = self.dry_run(tmp_path, capsys, "--nodes=4", "--gpus=8", "--parallel=2")
+        lines = text.splitlines()
+        for line in ("--nodes=4", "--ntasks-per-node=1", "--gpus-per-node=8", "--array=0-11%2"):
+            assert f"#SBATCH {line}" in lines, text
+        (srun,) = [line for line in lines if line.startswith("srun ")]
+        assert "--kill-on-bad-exit=1" in srun
+
     def test_finished_runs_are_left_out(self, tmp_path, capsys):
         sweep = "hyper.sweep('seed', range(12))"
         config = write_config(tmp_path, sweep)
@@ -130,6 +139,43 @@ class TestBatchScript:
         for job in jobs.jobs_of(str(config), runs, tmp_path / "my sweep", {})[:3]:
             finish(job, **{"test/error_px": 0.5})
         assert "#SBATCH --array=0-8%9" in self.dry_run(tmp_path, capsys)
+
+
+def test_several_nodes_are_not_played_without_slurm(tmp_path):
+    command = [f"--config={write_config(tmp_path)}", f"--out={tmp_path / 'out'}"]
+    with pytest.raises(UserError, match="--nodes needs a cluster"):
+        slurm.main([*command, "--cluster=local", "--nodes=2"])
+
+
+@pytest.mark.slow
+def test_the_tasks_of_a_run_train_one_model(tmp_path, tiny_root):
+    """As `srun` starts them on two nodes: the same task, with another number."""
+    flags = ["data.root", "train.steps"], [str(tiny_root), "2"]
+    settings = dict(zip(*flags, strict=True)) | jobs.parse_overrides(TINY)
+    out = tmp_path / "out"
+    (job,) = jobs.jobs_of(str(write_config(tmp_path)), [{"seed": 1}], out, settings)
+    (tmp_path / "task").write_bytes(pickle.dumps(slurm.Task(job)))
+    start = "import pickle, sys; pickle.load(open(sys.argv[1], 'rb'))()"
+    numbers = {"NTASKS": 2, "STEP_NUM_TASKS": 2, "STEP_NUM_NODES": 2, "LOCALID": 0}
+    numbers["JOB_ID"] = os.getpid()  # of which JAX makes its port
+    tasks = [
+        subprocess.Popen(
+            [sys.executable, "-c", start, str(tmp_path / "task")],
+            cwd=jobs.ROOT,
+            env={
+                **os.environ,
+                "SLURM_STEP_NODELIST": "localhost",
+                "JAX_NUM_CPU_DEVICES": "1",
+                **{f"SLURM_{name}": str(value) for name, value in numbers.items()},
+                "SLURM_PROCID": str(rank),
+            },
+        )
+        for rank in (0, 1)
+    ]
+    assert [task.wait(timeout=500) for task in tasks] == [0, 0], job.log.read_text()
+    assert job.is_finished()
+    assert "devices: 2 × cpu, of 2 processes\n" in job.log.read_text()
+    assert job.log_of(1).is_file()
 
 
 @pytest.fixture

@@ -253,12 +253,15 @@ class Device:
     def __init__(self, built, mesh):
         self.config, self.mesh = built.config, mesh
         self.step = make_train_step(dataclasses.replace(built, mesh=mesh), adam_or_sgd())
+        self.compiled = None
 
     def __call__(self, state, seed):
         batch = batching.to_devices(make_batch(self.config, seed), state_lib.sharded(self.mesh))
         with jax.set_mesh(self.mesh):
-            placed = jax.device_put(state, state_lib.divided(self.mesh, state))
-            state, told = self.step(placed, batch, {})
+            arguments = jax.device_put(state, state_lib.divided(self.mesh, state)), batch, {}
+            if self.compiled is None:
+                self.compiled = self.step.lower(*arguments).compile()
+            state, told = self.compiled(*arguments)
             return state, told.loss
 
 
@@ -312,6 +315,7 @@ def compare_divided(one):
         "lockstep": in_lockstep(state, *pair),
         "shares": shares,
         "sizes": {optim.path_name(p): a.size for p, a in leaves((after.params,) * 2)},
+        "gathered": len(re.findall(r" all-gather(?:-start)?\(", pair[0].compiled.as_text())),
     }
 
 
@@ -438,12 +442,13 @@ def test_divided_parameters_learn_as_whole_ones(devices):
     assert found["free"]["loss"] < 1e-5
 
 
-def test_large_parameters_and_their_averages_are_divided(devices):
+def test_large_parameters_and_their_averages_are_divided_and_gathered_again(devices):
     found = devices["divided"]
     large = {name for name, size in found["sizes"].items() if size >= 2**14}
     assert len(large) > 2
     assert {name for name, share in found["shares"].items() if share == 4} == large
     assert set(found["shares"].values()) == {1, 4}
+    assert found["gathered"]
 
 
 def test_devices_that_cannot_be_grouped_are_refused():

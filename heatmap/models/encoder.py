@@ -29,6 +29,6 @@ class Encoder(nnx.Module):
         features = []
         x = image
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = norm(conv(x))
+            x = norm.after(conv, x)
             features.append(x)
         return features

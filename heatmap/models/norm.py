@@ -29,19 +29,31 @@ class NormRelu(nnx.BatchNorm):
         super().__init__(features, momentum=0.9, epsilon=_EPSILON, dtype=dtype, rngs=rngs)
         self.pool = pool
 
-    def __call__(self, x):
-        """Maps [B, H, W, C] to the same shape, or [B, H/2, W/2, C] with the pool."""
+    def __call__(self, x, shift=0.0):
+        """Maps [B, H, W, C] to the same shape, or [B, H/2, W/2, C] with the pool.
+
+        Args:
+          x: what is to be normalised.
+          shift: [C], the bias that x lacks. The batch's own mean would take it away again: to add
+            it before is a pass over the largest arrays for nothing but the running mean.
+        """
         assert self.scale is not None  # both are made by the constructor above
         assert self.bias is not None
         scale, bias = self.scale[...], self.bias[...]
         if self.use_running_average:
             factor = scale * lax.rsqrt(self.var[...] + _EPSILON)
-            y = nnx.relu(x * factor + (bias - self.mean[...] * factor)).astype(x.dtype)
+            offset = bias + (shift - self.mean[...]) * factor
+            y = nnx.relu(x * factor + offset).astype(x.dtype)
             return ops.max_pool_2x2(y) if self.pool else y
         y, mean, var = norm_relu(x, scale, bias, self.pool)
-        for stored, now in ((self.mean, mean), (self.var, var)):
+        for stored, now in ((self.mean, mean + shift), (self.var, var)):
             stored[...] = self.momentum * stored[...] + (1 - self.momentum) * now
         return y
+
+    def after(self, layer: ops.Conv | ops.ConvTranspose, x):
+        """Maps what a layer is given to its normalised result."""
+        assert layer.bias is not None  # made by its constructor
+        return self(layer(x, biased=False), layer.bias[...])
 
 
 class GroupNormRelu(nnx.GroupNorm):

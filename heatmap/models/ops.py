@@ -38,9 +38,9 @@ class ConvTranspose(nnx.ConvTranspose):
             features_in, features_out, (4, 4), strides=2, padding="SAME", dtype=dtype, rngs=rngs
         )
 
-    def __call__(self, inputs):
-        """Maps [B, H, W, C] to [B, 2H, 2W, features_out]."""
-        return _with_parameters(self, conv_transpose_4x4, inputs)
+    def __call__(self, inputs, biased: bool = True):
+        """Maps [B, H, W, C] to [B, 2H, 2W, features_out], `biased` or still without the bias."""
+        return _with_parameters(self, conv_transpose_4x4, inputs, biased)
 
 
 class Conv(nnx.Conv):
@@ -49,16 +49,16 @@ class Conv(nnx.Conv):
     def __init__(self, features_in: int, features_out: int, *, dtype, rngs: nnx.Rngs):
         super().__init__(features_in, features_out, (3, 3), dtype=dtype, rngs=rngs)
 
-    def __call__(self, inputs):
-        """Maps [B, H, W, C] to [B, H, W, features_out]."""
-        return _with_parameters(self, conv_3x3, inputs)
+    def __call__(self, inputs, biased: bool = True):
+        """Maps [B, H, W, C] to [B, H, W, features_out], `biased` or still without the bias."""
+        return _with_parameters(self, conv_3x3, inputs, biased)
 
 
-def _with_parameters(layer, operator, inputs):
+def _with_parameters(layer, operator, inputs, biased: bool):
     """Applies an operator to a layer's kernel and bias, in the layer's precision."""
     dtype = layer.dtype or inputs.dtype
-    inputs, kernel, bias = (a.astype(dtype) for a in (inputs, layer.kernel[...], layer.bias[...]))
-    return operator(inputs, kernel) + bias
+    result = operator(inputs.astype(dtype), layer.kernel[...].astype(dtype))
+    return result + layer.bias[...].astype(dtype) if biased else result
 
 
 @jax.custom_vjp

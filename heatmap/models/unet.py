@@ -59,7 +59,7 @@ class UNet(nnx.Module):
         x = features[-1]
         last = len(self.deconvs) - 1
         for i, (deconv, norm) in enumerate(zip(self.deconvs, self.norms, strict=True)):
-            x = norm(deconv(x))
+            x = norm.after(deconv, x)
             if self.skip and i < min(2, last):
                 x = jnp.concatenate([x, features[2 - i]], axis=-1)
         x = self.head(x)

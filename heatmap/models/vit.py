@@ -226,6 +226,7 @@ class Attention(nnx.Module):
 
     def __init__(self, config: ViTConfig, dtype, rngs: nnx.Rngs):
         self.heads = config.heads
+        self.fused = True  # where there is a kernel for it
         linear = functools.partial(_linear, config.width, config.width, dtype, rngs)
         self.query, self.value, self.out = linear(), linear(), linear()
         self.key = linear(use_bias=config.key_bias)
@@ -238,9 +239,8 @@ class Attention(nnx.Module):
         )
         if rotation is not None:
             query, key = (positions.rotate(a, *rotation) for a in (query, key))
-        y = jax.nn.dot_product_attention(
-            query, key, value, implementation=attention_kernel(query.dtype)
-        )
+        kernel = attention_kernel(query.dtype) if self.fused else None
+        y = jax.nn.dot_product_attention(query, key, value, implementation=kernel)
         return self.out(y.reshape(x.shape))
 
 
