@@ -9,8 +9,8 @@ configs/beetles.py: from their files, decoded once and kept, and with the pixel 
 device. grain and a torch DataLoader, of the extra `bench`, do the same pixel work with Pillow and
 NumPy. Each contestant is a process of its own, and they take turns.
 
-With --step, the input feeds training steps of a frozen DINOv3 with a head, and is compared with
-one batch that lies on the devices, ready: what is added to a step is what the input costs.
+With --step, the input feeds training steps of a frozen DINOv3 with a head, in turns with steps of
+the same process on one batch that lies on the devices, ready: what is added is what input costs.
 """
 
 import importlib.util
@@ -31,7 +31,6 @@ from heatmap.config import Config
 from heatmap.errors import guard
 
 OURS = "tf.data"
-READY = "a batch that is ready"
 PEERS = {"torch": "torch DataLoader", "grain": "grain"}
 BATCH, WORKERS = 32, 2
 _BUFFERED = 8  # batches that any of the libraries holds ready, and more
@@ -96,7 +95,6 @@ def contestants(
         small = "--config.train.batch_size=8"
         lying = "--config.data.cache=device"
         return [
-            side(READY, "ready", small),
             side(f"{OURS}, from the files", "steps", small),
             side(f"{OURS}, kept in memory, pixel work on the device", "steps", small, kept, device),
             side("on the device, pixel work too", "steps", small, lying, device),
@@ -196,8 +194,8 @@ LIBRARIES: dict[str, Callable[[Config], Iterator[Any]]] = {
 }
 
 
-def serve_steps(fed: bool, config: Config, seconds: float) -> None:
-    """Takes steps when it is told to, on batches from the input or on one that is ready."""
+def serve_steps(config: Config, seconds: float) -> None:
+    """Says, when it is told to, how many times as long a step takes that the input has to feed."""
     import input_pipeline
     from benchmarks.step_jax import Stepper
     from heatmap import compilation, state
@@ -209,18 +207,16 @@ def serve_steps(fed: bool, config: Config, seconds: float) -> None:
     records = records.take(split.rows["train"])
     stepper = Stepper(config, points=records.points)
     batches = batching.train_batches(records, config, 0, 10**9)
-
-    def steps(count: int) -> float:
-        return stepper.fed(batches, records, count) if fed else stepper.steps(count)
-
-    steps(2)  # compiles
-    count = max(2, round(seconds / steps(2)))
+    stepper.fed(batches, records, 1)  # compiles
+    stepper.steps(1)
+    count = max(2, round(seconds / stepper.steps(2)))
 
     def turn() -> float:
-        steps(_BUFFERED)  # what was read ahead while others had their turn
-        return steps(count)
+        ready = stepper.steps(count)
+        stepper.fed(batches, records, _BUFFERED)  # what was read ahead meanwhile
+        return stepper.fed(batches, records, count) / ready
 
-    contest.serve({"steps": count}, turn)
+    contest.serve({"ms": 1e3 * stepper.steps(count)}, turn)
 
 
 def serve(library: str, config: Config, seconds: float) -> None:
@@ -254,12 +250,13 @@ def rows(results: Sequence[Result]) -> list[dict[str, Any]]:
 
 def step_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
     """Lays out what the input adds to a step."""
-    ready = {result.name: result for result in results}[READY]
     return [
         {
             "training on": result.name,
-            "ms a step": 1e3 * result.median,
-            "input, % of a step": 100 * (result.median / ready.median - 1),
+            "ms a step on a ready batch": result.facts["ms"],
+            "input, % of a step": 100 * (result.median - 1),
+            "least": 100 * (min(result.seconds) - 1),
+            "most": 100 * (max(result.seconds) - 1),
         }
         for result in results
     ]
@@ -288,14 +285,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=7, help="turns of each contestant")
     parser.add_argument("--seconds", type=float, default=2.0, help="of a turn")
     parser.add_argument("--step", action="store_true", help="what the input adds to a step")
-    parser.add_argument("--serve", choices=[*LIBRARIES, "ready", "steps"], help="as a contestant")
+    parser.add_argument("--serve", choices=[*LIBRARIES, "steps"], help="as a contestant")
     words = sys.argv[1:] if arguments is None else arguments
     options, config = command_line.read(parser, words, default="configs/beetles.py")
     if options.serve in LIBRARIES:
         serve(options.serve, config, options.seconds)
         return
     if options.serve:
-        serve_steps(options.serve == "steps", config, options.seconds)
+        serve_steps(config, options.seconds)
         return
     with tempfile.TemporaryDirectory() as name:
         root = pathlib.Path(name)

@@ -51,6 +51,8 @@ def get_config() -> ConfigDict:
     split.folds = 0  # blocks: hold out 1/folds as the test split, 0 = use the fractions
     split.fold = 0  # which of the folds is the test split
     split.gap = 1  # blocks: pictures left out on each side of a held-out block
+    split.cal = 0.0  # share of the records, of those that would train, whose groups are held out to
+    # calibrate intervals with (python -m heatmap.calibration); 'given' data may name a cal split
     split.salt = 0  # another number gives another split by hash or species_groups
 
     augment = config.augment = ConfigDict()  # of training pictures; these defaults change nothing

@@ -22,7 +22,7 @@ Range = tuple[float, float]  # (low, high)
 
 @dataclasses.dataclass(frozen=True)
 class SplitConfig:
-    """How records are divided into train, val and test."""
+    """How records are divided into train, cal, val and test."""
 
     method: Literal["given", "hash", "blocks", "species_groups"]
     group_by: str
@@ -31,6 +31,7 @@ class SplitConfig:
     fold: int
     gap: int
     salt: int
+    cal: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,9 +259,14 @@ def from_json(text: str, source: str) -> Config:
         raise UserError(f"{source}: {error}") from error
 
 
+def flat(config: Config) -> dict[str, Any]:
+    """Spells a config as {dotted name: value}."""
+    return fields.flatten(dataclasses.asdict(config))
+
+
 def differences(a: Config, b: Config, ignore: tuple[str, ...] = ()) -> list[str]:
     """Lists the fields in which two configs differ as `field: value in a -> value in b`."""
-    left, right = (fields.flatten(dataclasses.asdict(c)) for c in (a, b))
+    left, right = flat(a), flat(b)
     return [
         f"{name}: {left[name]!r} -> {right[name]!r}"
         for name in left
@@ -355,6 +361,16 @@ def _split_rules(split: SplitConfig) -> list[tuple[bool, str]]:
             folds == 0 or split.method == "blocks",
             f"data.split.folds={folds} divides blocks of time, and data.split.method is "
             f"{split.method!r}: set it to 'blocks', or folds to 0",
+        ),
+        (
+            0 <= split.cal < 1 and (split.cal == 0 or split.cal < fractions[0]),
+            f"data.split.cal is taken from the share that trains, {fractions[0]:g}, and must be "
+            f"less than that, got {split.cal:g}",
+        ),
+        (
+            split.cal == 0 or split.method != "blocks",
+            "data.split.cal holds out whole groups, and data.split.method='blocks' divides them: "
+            "choose 'hash' (videos must be groups of their own), or leave cal at 0",
         ),
         (split.gap >= 0, f"data.split.gap must not be negative, got {split.gap}"),
     ]

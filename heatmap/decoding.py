@@ -6,6 +6,7 @@ point), 'logits' (trained by cross-entropy: log-probabilities up to a constant) 
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -34,12 +35,14 @@ class Decoded(NamedTuple):
         model gives coordinates only.
       entropy: [B, K] in nats, of the map as a distribution; NaN likewise.
       height: [B, K], the largest value of the map, one for a perfect peak; NaN likewise.
+      covariance: [B, K, 2, 2] of (x, y), px² of the input, by `covariance`; NaN likewise.
     """
 
     keypoints: jax.Array
     score: jax.Array
     entropy: jax.Array
     height: jax.Array
+    covariance: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,14 +78,16 @@ def decode(config: Config, prediction: jax.Array) -> Decoded:
     if kind == "coordinates":
         keypoints = geometry.denormalise(located, config.data.image_size, jnp)
         unknown = jnp.full(keypoints.shape[:2], jnp.nan)
-        return Decoded(keypoints, unknown, unknown, unknown)
-    size = (prediction.shape[1], prediction.shape[2])
-    keypoints = geometry.rescale(located, size, config.data.image_size, jnp)
+        spread = jnp.full((*keypoints.shape[:2], 2, 2), jnp.nan)
+        return Decoded(keypoints, unknown, unknown, unknown, spread)
+    size, input_size = (prediction.shape[1], prediction.shape[2]), config.data.image_size
+    strides = jnp.array([input_size[1] / size[1], input_size[0] / size[0]])  # of x and y
     return Decoded(
-        keypoints,
+        geometry.rescale(located, size, input_size, jnp),
         score(prediction, kind, config.decoder),
         entropy(prediction, kind),
         prediction.max(axis=(1, 2)),
+        covariance(prediction, kind, config.targets.sigma) * jnp.outer(strides, strides),
     )
 
 
@@ -217,6 +222,34 @@ def entropy(maps, kind):
     """
     p = _distribution(maps, kind)
     return -jax.scipy.special.xlogy(p, p).sum(axis=(1, 2))
+
+
+def covariance(maps, kind, sigma):
+    """Measures how wide each map is round its peak, as a distribution over pixels.
+
+    At the optimum of either loss a map is the average of the target Gaussians at all the places
+    where the point may be (for squared error up to a factor), so that this is σ² plus the
+    covariance of the place itself, as far as the window of three σ each way holds it.
+
+    Args:
+      maps: [B, h, w, K].
+      kind: 'peak' or 'logits'.
+      sigma: of the targets, heatmap pixels.
+
+    Returns:
+      [B, K, 2, 2] of (x, y), in heatmap pixels squared.
+    """
+    column, row = peak(maps)
+    weights = _distribution(maps, kind) * _window(maps, math.ceil(3 * sigma))
+    weights /= jnp.maximum(weights.sum(axis=(1, 2), keepdims=True), _TINY)
+    x = (jnp.arange(maps.shape[2])[:, None] - column[:, None, :]).astype(maps.dtype)  # [B, w, K]
+    y = (jnp.arange(maps.shape[1])[:, None] - row[:, None, :]).astype(maps.dtype)  # [B, h, K]
+    across, down = weights.sum(axis=1), weights.sum(axis=2)
+    mx, my = (across * x).sum(axis=1), (down * y).sum(axis=1)
+    xx, yy = (across * x * x).sum(axis=1) - mx**2, (down * y * y).sum(axis=1) - my**2
+    xy = jnp.einsum("bhwk,bhk,bwk->bk", weights, y, x) - mx * my
+    rows = [jnp.stack([xx, xy], axis=-1), jnp.stack([xy, yy], axis=-1)]
+    return jnp.stack(rows, axis=-2)
 
 
 def _distribution(maps, kind):

@@ -124,8 +124,8 @@ def _take_lock(handle: int, workdir: pathlib.Path, deadline: float) -> None:
         except BlockingIOError as error:
             if time.monotonic() > deadline:
                 raise UserError(
-                    f"Another process trains in {workdir}; wait for it, stop it, or choose another "
-                    "--workdir."
+                    f"Another process is at work in {workdir}; wait for it, stop it, or choose "
+                    "another folder."
                 ) from error
             time.sleep(0.5)
         except OSError:

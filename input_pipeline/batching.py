@@ -97,7 +97,7 @@ def train_batches(
         padded = source_size(records)
         render = functools.partial(_send, size=padded, channels=config.data.channels)
     else:
-        render = functools.partial(_render, config=config, recolour=True)
+        render = functools.partial(render_picture, config=config, recolour=True)
     return _batches(examples(), last - first, records, config, share, render)
 
 
@@ -130,7 +130,7 @@ def eval_batches(
     if features is not None:
         return _without_pixels(examples(), share, _LABELS, config, features)
     # Even a colour change of nothing rounds pixels: scores must not depend on `augment`.
-    render = functools.partial(_render, config=config, recolour=False)
+    render = functools.partial(render_picture, config=config, recolour=False)
     return _batches(examples(), -(-len(records) // batch_size), records, config, share, render)
 
 
@@ -368,15 +368,25 @@ def _send(example, size: geometry.Size, channels: int):
     return {**example, "source": tf.ensure_shape(image, (*size, channels)), "source_size": filled}
 
 
-def _render(example, config: Config, recolour: bool):
-    """Reads, resamples and recolours one picture."""
+def render_picture(example, config: Config, recolour: bool):
+    """Reads, resamples and recolours one picture: the only way to a network's input on the host.
+
+    Args:
+      example: with `source` (an uint8 [H, W, C] tensor, or the path of a file), `orientation`, and
+        `factors` and `transform` of `augment.warp_parameters`; with `colour`, if need be.
+      config: of the run.
+      recolour: whether to change colours as `augment` says.
+
+    Returns:
+      What else is in the example, with `image` uint8 [h, w, C].
+    """
     image, orientation = example.pop("source"), example.pop("orientation")
     if image.dtype == tf.string:
         image = pictures.upright(pictures.decode(image), orientation)
     image = pictures.in_channels(image, config.data.channels)
     factors, transform = example.pop("factors"), example.pop("transform")
     image = augment.warp(image, factors, transform, config.data.image_size)
-    colour = example.pop("colour")
+    colour = example.pop("colour", None)
     if recolour:
         image = augment.jitter(image, colour, config.augment)
     image = tf.ensure_shape(image, (*config.data.image_size, config.data.channels))

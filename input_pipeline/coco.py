@@ -64,6 +64,41 @@ def read(config: DataConfig) -> Records:
     return assemble(points, instances, config, str(path))
 
 
+def read_boxes(path: pathlib.Path) -> dict[str, list[np.ndarray]]:
+    """Reads the boxes of all annotations, whatever their category and without their points.
+
+    Args:
+      path: a COCO file, such as a detector writes.
+
+    Returns:
+      For each file name of its images the edges (x0, y0, x1, y1) of the boxes, perhaps none.
+
+    Raises:
+      UserError: naming the record, for an annotation without a box or an image that is not listed.
+    """
+    content = labels.load_json(path)
+    names: dict[int | str, str] = {}
+    boxes: dict[str, list[np.ndarray]] = {}
+    for i, record in enumerate(labels.field(content, "images", list, str(path))):
+        where = f"{path}, images[{i}]"
+        name = labels.field(record, "file_name", str, where)
+        names[_id(record, "id", where)] = name
+        boxes[name] = []
+    for i, record in enumerate(labels.field(content, "annotations", list, str(path))):
+        where = f"{path}, annotations[{i}]"
+        image_id = _id(record, "image_id", where)
+        if image_id not in names:
+            raise UserError(
+                f"{where} belongs to image_id {image_id!r}, which the images do not list; add the "
+                "image or remove the annotation."
+            )
+        box = _box(record, where)
+        if box is None:
+            raise UserError(f"{where} has no 'bbox'; add one, or predict without boxes.")
+        boxes[names[image_id]].append(box)
+    return boxes
+
+
 def _category(content: dict[str, Any], wanted: str, path: pathlib.Path) -> dict[str, Any]:
     """Chooses the category by `data.category`, or the only one with keypoints."""
     categories = labels.field(content, "categories", list, str(path))

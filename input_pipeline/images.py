@@ -136,7 +136,7 @@ def check(
     def examine(path: pathlib.Path, declared: Size | None) -> Header | str:
         try:
             height, width, orientation = inspect(path, declared)
-            _check_megapixels(path, (height, width), config.max_megapixels)
+            check_megapixels(path, (height, width), config.max_megapixels)
             if config.verify:
                 decode(path)
         except UserError as error:
@@ -198,7 +198,12 @@ def _orientation(image: ImageFile.ImageFile) -> int:
     return value if value in range(1, 9) else 1
 
 
-def _check_megapixels(path: pathlib.Path, size: Size, limit: float) -> None:
+def check_megapixels(path: pathlib.Path, size: Size, limit: float) -> None:
+    """Refuses a picture of more than `data.max_megapixels`, before a pixel is decoded.
+
+    Raises:
+      UserError: naming the picture and both numbers.
+    """
     megapixels = size[0] * size[1] / 1e6
     if megapixels > limit:
         raise UserError(

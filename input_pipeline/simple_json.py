@@ -1,6 +1,7 @@
 """The layout of the course: a folder and a JSON file for each split.
 
     ROOT/train/*.png    ROOT/train_annotations.json
+    ROOT/cal/*.png      ROOT/cal_annotations.json     (may be missing)
     ROOT/val/*.png      ROOT/val_annotations.json     (may be missing)
     ROOT/test/*.png     ROOT/test_annotations.json    (may be missing)
 
@@ -24,7 +25,7 @@ from input_pipeline import images, labels
 from input_pipeline.instances import Instance, assemble
 from input_pipeline.records import Records
 
-SPLITS = ("train", "val", "test")
+SPLITS = ("train", "cal", "val", "test")
 
 
 def read(config: DataConfig) -> Records:
@@ -34,7 +35,7 @@ def read(config: DataConfig) -> Records:
       config: `root` is the folder described above.
 
     Returns:
-      One row per picture; `splits` is 'train', 'val' or 'test'.
+      One row per picture; `splits` is 'train', 'cal', 'val' or 'test'.
 
     Raises:
       UserError: if train is missing, or for anything wrong with a label file or a picture.

@@ -1,4 +1,4 @@
-"""Which records train, which choose the best checkpoint, and which are scored once.
+"""Which records train, which calibrate, which choose the best checkpoint, which are scored once.
 
 A picture with several instances stays in one split, whatever the method. `METHODS` holds the
 methods; each names a split for every record, or '' for a record that is left out.
@@ -17,9 +17,10 @@ from heatmap.errors import UserError
 from input_pipeline import species
 from input_pipeline.records import Records
 
-SPLITS = ("train", "val", "test")
+SPLITS = ("train", "cal", "val", "test")
 
 _GIVEN = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_GIVEN |= {"cal": "cal", "calibration": "cal"}
 _DTYPE = "<U5"  # of arrays of the names in SPLITS
 
 Block = tuple[int, int]  # (first, one past the last) of the pictures of a group, in time
@@ -30,8 +31,8 @@ class Split:
     """Rows of the records by split.
 
     Attributes:
-      rows: indices of records for 'train', 'val' and, if there is one, 'test'. They are sorted by
-        (id, instance), so that training does not depend on the order of the label files.
+      rows: indices of records for 'train', 'val' and, if there are any, 'cal' and 'test'. They are
+        sorted by (id, instance), so that training does not depend on the order of the label files.
       sha256: hash of what is in which split: names, ids, groups, keypoints and labels.
       notes: sentences for the log.
     """
@@ -42,7 +43,7 @@ class Split:
 
 
 def make_split(records: Records, config: SplitConfig) -> Split:
-    """Divides records into train, val and test.
+    """Divides records into train, val and test, and cal where calibration is asked for.
 
     Args:
       records: N instances.
@@ -56,6 +57,8 @@ def make_split(records: Records, config: SplitConfig) -> Split:
         groups or pictures, or a part would be empty.
     """
     names, notes = METHODS[config.method](records, config)
+    if config.cal:
+        names = _with_cal(records, names, config)
     # Only now, so that a record counts for its group whether or not it can be used.
     names = np.where(records.left_out == "", names, "")
     canonical = np.lexsort((records.instances, records.ids))
@@ -174,7 +177,8 @@ def _named(records: Records, known: Mapping[str, str]) -> np.ndarray:
         method = "species_groups" if (records.species != "").any() else "hash"
         raise UserError(
             f"Record {str(records.ids[row])!r} has the split {str(records.splits[row])!r}; it must "
-            f"be train, val or test. Set --config.data.split.method={method} to let groups decide."
+            f"be train, cal, val or test. Set --config.data.split.method={method} to let groups "
+            "decide."
         )
     return np.array([known[str(name)] for name in records.splits], _DTYPE)
 
@@ -205,8 +209,27 @@ def _by_species(records: Records, config: SplitConfig) -> tuple[np.ndarray, list
 
 def _by_hash(records: Records, config: SplitConfig) -> tuple[np.ndarray, list[str]]:
     """Divides whole groups by the hash of their name."""
-    shares = dict(zip(SPLITS, config.fractions, strict=True))
+    shares = dict(zip(("train", "val", "test"), config.fractions, strict=True))
     return _cut(records, config.salt, {n: share for n, share in shares.items() if share > 0}), []
+
+
+def _with_cal(records: Records, names: np.ndarray, config: SplitConfig) -> np.ndarray:
+    """Takes whole groups from train, by the hash of their name, for nothing but calibration."""
+    if "cal" in names:
+        raise UserError(
+            f"The data names a cal split, so data.split.cal={config.cal:g} has nothing to do; "
+            "leave it at 0."
+        )
+    train = np.flatnonzero(names == "train")
+    share = config.cal * len(records) / max(len(train), 1)
+    if share >= 1:
+        raise UserError(
+            f"data.split.cal={config.cal:g} of {len(records)} records are more than the "
+            f"{len(train)} that would train; lower it."
+        )
+    names = names.copy()
+    names[train] = _cut(records.take(train), config.salt, {"train": 1 - share, "cal": share})
+    return names
 
 
 def _cut(records: Records, salt: int, shares: Mapping[str, float]) -> np.ndarray:

@@ -5,6 +5,7 @@ import math
 import os
 import sys
 
+import numpy as np
 import pytest
 
 from benchmarks import contest, output, predict, startup, train_step
@@ -166,10 +167,10 @@ def test_the_input_feeds_steps(tmp_path):
     small = ["--config.model.backbone=tiny16", "--config.data.image_size=(32,32)"]
     small += ["--config.targets.heatmap_size=(8,8)", "--size", "60", "80", "--count", "24"]
     input_benchmark.main([*small, "--step", "--rounds=1", "--seconds=0.01", f"--out={tmp_path}"])
-    ready, *fed = json.loads((tmp_path / "input_step.json").read_text())["rows"]
-    assert (ready["training on"], ready["input, % of a step"]) == (input_benchmark.READY, 0)
+    fed = json.loads((tmp_path / "input_step.json").read_text())["rows"]
     assert len(fed) == 3
-    assert all(row["ms a step"] > 0 for row in fed)
+    assert all(row["ms a step on a ready batch"] > 0 for row in fed)
+    assert all(-100 < row["input, % of a step"] < np.inf for row in fed)
 
 
 @pytest.mark.slow

@@ -266,8 +266,11 @@ def compiled(name, kind):
 @pytest.mark.parametrize("case", odd_maps())
 def test_any_map_gives_finite_points_on_it_and_bounded_scores(name, kind, case):
     decoded = compiled(name, kind)(odd_maps()[case].astype(np.float32))
-    keypoints, score, entropy, height = (np.asarray(part) for part in decoded)
+    keypoints, score, entropy, height, covariance = (np.asarray(part) for part in decoded)
     assert keypoints.shape == (2, 3, 2)
+    assert covariance.shape == (2, 3, 2, 2)
+    assert np.isfinite(covariance).all()
+    assert (np.linalg.eigvalsh(covariance) >= -1e-3).all()
     assert score.shape == entropy.shape == (2, 3)
     assert keypoints.dtype == score.dtype == entropy.dtype == np.float32
     assert np.isfinite(keypoints).all()
@@ -413,3 +416,48 @@ def test_a_misspelt_decoder_is_refused_even_where_none_is_used():
     config = make_config(**{"loss.name": "coordinate_mse", "decoder.name": "drak"})
     with pytest.raises(UserError, match="did you mean 'dark'"):
         decoding.check(config)
+
+
+def moments_by_hand(image, radius):
+    """The covariance of pixel centres under a map, in the window round its largest value."""
+    row, column = np.unravel_index(image.argmax(), image.shape)
+    places, weights = [], []
+    for i in range(max(0, row - radius), min(image.shape[0], row + radius + 1)):
+        for j in range(max(0, column - radius), min(image.shape[1], column + radius + 1)):
+            places.append((j, i))
+            weights.append(image[i, j])
+    return np.cov(np.array(places, float).T, aweights=weights, ddof=0)
+
+
+@pytest.mark.parametrize("kind", ["peak", "logits"])
+@given(
+    x=st.floats(0, 40),
+    y=st.floats(0, 30),
+    spread=st.tuples(st.floats(0.6, 2.5), st.floats(0.6, 2.5), st.floats(-0.8, 0.8)),
+)
+@properties
+def test_covariance_is_that_of_the_map_round_its_peak(kind, x, y, spread):
+    sx, sy, correlation = spread
+    columns, rows = np.meshgrid(np.arange(41.0), np.arange(31.0))
+    u, v = (columns - x) / sx, (rows - y) / sy
+    logs = -(u * u - 2 * correlation * u * v + v * v) / (2 * (1 - correlation**2))
+    maps = (np.exp(logs) if kind == "peak" else logs)[None, :, :, None]
+    found = decoding.covariance(jnp.asarray(maps, jnp.float32), kind, 2.5)[0, 0]
+    expected = moments_by_hand(np.exp(logs), radius=8)
+    np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3)
+
+
+def test_covariance_comes_in_pixels_of_the_input():
+    """A Gaussian of one heatmap pixel, far from any border, at strides of 2 and 3."""
+    config = make_config(
+        **{
+            "loss.name": "mse",
+            "data.image_size": (60, 90),
+            "targets.heatmap_size": (30, 30),
+            "targets.sigma": 1.0,
+        }
+    )
+    maps = targets.render(np, np.array([[[44.0, 29.0]]]), config)
+    (found,) = np.asarray(decoding.decode(config, jnp.asarray(maps, jnp.float32)).covariance)[0]
+    # A Gaussian that is cut off at 3.5 σ has lost 0.6 % of its variance.
+    np.testing.assert_allclose(found, np.diag([9.0, 4.0]), rtol=0.01, atol=1e-3)

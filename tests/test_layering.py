@@ -58,6 +58,7 @@ COMMANDS = {
     "features",
     "evaluate",
     "predict",
+    "inference",
     "calibration",
     "doctor",
     "rank",

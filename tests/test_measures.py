@@ -343,7 +343,8 @@ def test_evaluation_maps_back_whatever_the_input_is(monkeypatch, overrides):
         truth = geometry.apply(geometry.invert(affine), batch["keypoints"])
         moved = geometry.apply(affine, truth + shift)
         blank = np.full(moved.shape[:2], np.nan)
-        return Decoded(moved.astype(np.float32), blank, blank, blank), 0.0, 1.0
+        wide = np.full((*moved.shape[:2], 2, 2), np.nan)
+        return Decoded(moved.astype(np.float32), blank, blank, blank, wide), 0.0, 1.0
 
     run = type("Run", (), {"config": config, "mesh": None})
     monkeypatch.setattr(evaluate.state_lib, "sharded", lambda mesh: None)

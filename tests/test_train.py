@@ -225,7 +225,7 @@ def test_a_folder_in_use_is_refused_and_free_again_afterwards(tmp_path):
     )
     assert holder.stdout.readline() == "in\n"
     with (
-        pytest.raises(UserError, match="Another process trains in"),
+        pytest.raises(UserError, match="Another process is at work in"),
         workdir.locked(tmp_path / "run", patience=0),
     ):
         pass
@@ -443,11 +443,14 @@ def test_kept_features_train_and_score_as_pictures_do(tiny_root, tmp_path, capsy
 
 def test_the_backbone_runs_once_per_picture(tiny_root, tmp_path, monkeypatch):
     """The steps are given features, and read no pictures."""
-    rendered = batching._render
+    rendered = batching.render_picture
     seen = []
-    monkeypatch.setattr(
-        batching, "_render", lambda *a, **k: (seen.append(k["recolour"]), rendered(*a, **k))[1]
-    )
+
+    def seeing(*arguments, **how):
+        seen.append(how["recolour"])
+        return rendered(*arguments, **how)
+
+    monkeypatch.setattr(batching, "render_picture", seeing)
     settings = {**VIT, "model.keep_features": True, "eval.sheet_examples": 0}
     train(tiny(tiny_root, **settings), tmp_path / "run")
     assert seen

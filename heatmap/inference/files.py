@@ -1,0 +1,237 @@
+"""Files of predictions: Parquet, CSV, COCO keypoints and DeepLabCut, written part by part.
+
+Nothing here holds more than a part in memory, and each file is whole or not there.
+"""
+
+import contextlib
+import csv
+import json
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from heatmap import workdir
+from heatmap.errors import UserError
+from heatmap.inference import tables
+from heatmap.inference.instances import Instances
+from heatmap.inference.tables import Columns, Meaning
+from heatmap.keypoints import KeypointSet
+
+Stream = Callable[[], Iterable[Instances]]  # from the start each time
+SCORER = "heatmap"
+
+
+def write(formats: Sequence[str], folder: pathlib.Path, stream: Stream, meaning: Meaning) -> None:
+    """Writes what was predicted.
+
+    Args:
+      formats: keys of `FORMATS`.
+      folder: OUT.
+      stream: gives the instances.
+      meaning: of them.
+
+    Raises:
+      UserError: if a format cannot hold them.
+    """
+    for name in formats:
+        FORMATS[name](folder, stream, meaning)
+
+
+def _tables(folder: pathlib.Path, stream: Stream, meaning: Meaning, suffix: str) -> None:
+    """Writes points, and lengths where there are measurements."""
+    kinds: dict[str, Callable[[Instances, Meaning], Columns]] = {"points": tables.of_points}
+    if meaning.points.measurements:
+        kinds["lengths"] = tables.of_lengths
+    for name, columns_of in kinds.items():
+        parts = (columns_of(found, meaning) for found in stream())
+        with workdir.replacing(folder / f"{name}.{suffix}") as temporary:
+            _write_table(tables.batches(parts), temporary, suffix)
+
+
+def _write_table(batches: Iterator[pa.RecordBatch], path: pathlib.Path, suffix: str) -> None:
+    first = next(batches, None)
+    if first is None:
+        raise UserError("Nothing was predicted: no picture could be read, or none has an instance.")
+    with contextlib.ExitStack() as stack:
+        if suffix == "csv":
+            writer = stack.enter_context(pa.csv.CSVWriter(path, first.schema))
+        else:
+            writer = stack.enter_context(pa.parquet.ParquetWriter(path, first.schema))
+        writer.write_batch(first)
+        for batch in batches:
+            writer.write_batch(batch)
+
+
+def _parquet(folder: pathlib.Path, stream: Stream, meaning: Meaning) -> None:
+    _tables(folder, stream, meaning, "parquet")
+
+
+def _csv(folder: pathlib.Path, stream: Stream, meaning: Meaning) -> None:
+    _tables(folder, stream, meaning, "csv")
+
+
+def picture_name(source: str, frame: int) -> str:
+    """Names a picture or frame where one text has to do: video.mp4#000012."""
+    return source if frame < 0 else f"{source}#{frame:06d}"
+
+
+def _coco(folder: pathlib.Path, stream: Stream, meaning: Meaning) -> None:
+    """Writes coco.json: annotations as they are read back by data.name=coco."""
+    with workdir.replacing(folder / "coco.json") as temporary, temporary.open("w") as file:
+        file.write('{"categories": [' + json.dumps(_category(meaning.points)) + '],\n"images": [')
+        _write_list(file, _images(stream()))
+        file.write('],\n"annotations": [')
+        _write_list(file, _annotations(stream(), meaning.points))
+        file.write("]}\n")
+
+
+def _category(points: KeypointSet) -> dict[str, Any]:
+    def pairs(values):
+        return [[a + 1, b + 1] for a, b in values]
+
+    return {
+        "id": 1,
+        "name": "instance",
+        "keypoints": list(points.names),
+        "skeleton": pairs(points.skeleton),
+        "flip_pairs": pairs(points.flip_pairs),
+        "interchangeable_pairs": pairs(points.interchangeable_pairs),
+    }
+
+
+def _write_list(file: IO[str], values: Iterable[Any]) -> None:
+    for i, value in enumerate(values):
+        file.write((",\n" if i else "\n") + json.dumps(value))
+
+
+def _by_picture(stream: Iterable[Instances]) -> Iterator[tuple[int, Instances, int, bool]]:
+    """Yields (image id, its part, row, whether it is the picture's first) of each instance."""
+    last, number = None, 0
+    for found in stream:
+        for row in range(len(found)):
+            picture = (str(found.source[row]), int(found.frame[row]))
+            number += picture != last
+            yield number, found, row, picture != last
+            last = picture
+
+
+def _images(stream: Iterable[Instances]) -> Iterator[dict[str, Any]]:
+    for number, found, row, first in _by_picture(stream):
+        if first:
+            height, width = (int(side) for side in found.size[row])
+            name = picture_name(str(found.source[row]), int(found.frame[row]))
+            yield {"id": number, "file_name": name, "height": height, "width": width}
+
+
+def _annotations(stream: Iterable[Instances], points: KeypointSet) -> Iterator[dict[str, Any]]:
+    for i, (number, found, row, _) in enumerate(_by_picture(stream), start=1):
+        place = found.points[row]
+        known = np.isfinite(place).all(axis=1)
+        table = np.where(known[:, None], place, 0.0)
+        x0, y0, x1, y1 = (float(edge) for edge in found.box[row])
+        score = found.score[row]
+        yield {
+            "id": i,
+            "image_id": number,
+            "category_id": 1,
+            "keypoints": np.column_stack([table, 2 * known]).ravel().tolist(),
+            "num_keypoints": int(known.sum()),
+            "bbox": [x0 + 0.5, y0 + 0.5, x1 - x0, y1 - y0],
+            "area": (x1 - x0) * (y1 - y0),
+            "iscrowd": 0,
+            "score": None if np.isnan(score).all() else float(np.nanmean(score)),
+        }
+
+
+def _deeplabcut(folder: pathlib.Path, stream: Stream, meaning: Meaning) -> None:
+    """Writes deeplabcut/NAME.csv for each video, and pictures.csv for all pictures."""
+    for path in _deeplabcut_tables(folder / "deeplabcut", stream, meaning):
+        path.with_suffix(".tmp").replace(path)
+
+
+def _deeplabcut_h5(folder: pathlib.Path, stream: Stream, meaning: Meaning) -> None:
+    """Writes the same as HDF5, in chunks."""
+    try:
+        import pandas as pd
+        import tables as _  # noqa: F401 - what pandas writes HDF5 with
+    except ImportError as error:
+        raise UserError(
+            "HDF5 needs pandas and PyTables: pip install -e '.[deeplabcut]'."
+        ) from error
+    for path in _deeplabcut_tables(folder / "deeplabcut", stream, meaning):
+        text = path.with_suffix(".tmp")
+        with workdir.replacing(path.with_suffix(".h5")) as temporary:
+            for chunk in pd.read_csv(text, header=[0, 1, 2], index_col=0, chunksize=1000):
+                chunk.columns.names = ["scorer", "bodyparts", "coords"]
+                chunk.to_hdf(temporary, key="df_with_missing", format="table", append=True)
+        text.unlink()
+
+
+def _deeplabcut_tables(
+    folder: pathlib.Path, stream: Stream, meaning: Meaning
+) -> list[pathlib.Path]:
+    """Writes the tables under the suffix .tmp; returns what they are to be called."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names: dict[str, pathlib.Path] = {}
+    for found in stream():
+        likelihood = meaning.calibration.confidence(found.score) if meaning.calibration else None
+        rows = _deeplabcut_rows(found, found.score if likelihood is None else likelihood)
+        for source in dict.fromkeys(found.source.tolist()):
+            mine = np.flatnonzero(found.source == source)
+            if (found.instance[mine] > 0).any():
+                raise UserError(
+                    f"{source} has several instances, which a table of DeepLabCut's for single "
+                    "animals cannot hold; write --formats parquet csv coco."
+                )
+            is_video = found.frame[mine[0]] >= 0
+            path = names.get(source) or (
+                _unused(folder, pathlib.Path(source).stem, names)
+                if is_video
+                else folder / "pictures.csv"
+            )
+            fresh = path not in names.values()
+            names[source] = path
+            with path.with_suffix(".tmp").open("w" if fresh else "a", newline="") as file:
+                writer = csv.writer(file)
+                if fresh:
+                    writer.writerows(_deeplabcut_head(meaning.points.names))
+                writer.writerows(
+                    [found.frame[row] if is_video else source, *rows[row]] for row in mine
+                )
+    return list(dict.fromkeys(names.values()))
+
+
+def _unused(folder: pathlib.Path, stem: str, names: dict[str, pathlib.Path]) -> pathlib.Path:
+    """Names a video's table by its stem, or with a number where two have the same."""
+    taken, number, path = set(names.values()), 1, folder / f"{stem}.csv"
+    while path in taken or path.stem == "pictures":
+        number += 1
+        path = folder / f"{stem}-{number}.csv"
+    return path
+
+
+def _deeplabcut_head(names: Sequence[str]) -> list[list[str]]:
+    return [
+        ["scorer", *[SCORER] * (3 * len(names))],
+        ["bodyparts", *(name for name in names for _ in range(3))],
+        ["coords", *["x", "y", "likelihood"] * len(names)],
+    ]
+
+
+def _deeplabcut_rows(found: Instances, likelihood: np.ndarray) -> list[list[float]]:
+    table = np.concatenate([found.points, likelihood[..., None]], axis=-1)
+    return table.reshape(len(found), -1).tolist()
+
+
+FORMATS: dict[str, Callable[[pathlib.Path, Stream, Meaning], None]] = {
+    "parquet": _parquet,
+    "csv": _csv,
+    "coco": _coco,
+    "deeplabcut": _deeplabcut,
+    "deeplabcut_h5": _deeplabcut_h5,
+}

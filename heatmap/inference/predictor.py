@@ -1,0 +1,178 @@
+"""Reads points off pictures with one trained model, or several that vote, also in the mirror.
+
+What is averaged are the maps: a point between two peaks that no model has seen is no one's answer.
+Peaks are averaged as they are, logits as probabilities; a network without maps by its coordinates.
+Where the loss takes the ends of a pair in either order, each answer is first put into the order
+that is nearest to the first one's.
+"""
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from heatmap import config as config_lib
+from heatmap import decoding, geometry
+from heatmap import run as run_lib
+from heatmap import state as state_lib
+from heatmap.decoding import Decoded
+from heatmap.errors import UserError
+from heatmap.fields import choose
+from heatmap.keypoints import Pair
+from heatmap.losses import LOSSES
+from heatmap.run import Run
+
+# What models that vote must have in common, besides their points: what they are given, and what
+# their maps mean.
+_SHARED = (
+    *("data.image_size", "data.channels", "data.crop", "data.box_padding", "data.fit"),
+    *("targets.heatmap_size", "targets.sigma", "targets.equal_energy"),
+    *("loss.name", "loss.interchangeable", "model.shards"),
+)
+_TINY = 1e-12
+
+
+class Predictor:
+    """Models that answer together.
+
+    Attributes:
+      runs: with their weights; the first one's config says how pictures are read and decoded.
+      flip: whether each is also asked about the mirrored picture.
+      config: of the first run.
+      points: what the K points mean.
+      mesh: the devices.
+    """
+
+    def __init__(self, runs: Sequence[Run], flip: bool = False):
+        """Compiles nothing yet.
+
+        Raises:
+          UserError: if the models do not answer the same question.
+        """
+        first, *others = runs
+        self.runs, self.flip = tuple(runs), flip
+        self.config, self.points, self.mesh = first.config, first.points, first.mesh
+        for other in others:
+            _check_alike(first, other)
+        trains = choose(LOSSES, self.config.loss.name, "loss.name").trains
+        self._trains = trains
+        self._pairs = self.points.interchangeable_pairs if self.config.loss.interchangeable else ()
+        self._weights = [run.weights for run in runs]
+        self._step = jax.jit(self._decode, out_shardings=state_lib.replicated(self.mesh))
+
+    def __call__(self, images) -> Decoded:
+        """Reads the points of a batch of network inputs, uint8 [B, H, W, C], on the devices."""
+        with jax.set_mesh(self.mesh):
+            return self._step(self._weights, images)
+
+    def identity(self) -> str:
+        """Hashes all that the answers depend on: weights, what models are given, the decoder."""
+        settings = [
+            {name: flat[name] for name in (*_SHARED, "data.mean", "data.std")}
+            | {name: value for name, value in flat.items() if name.startswith("decoder.")}
+            for flat in (config_lib.flat(run.config) for run in self.runs)
+        ]
+        hashes = [state_lib.tree_sha256(run.weights) for run in self.runs]
+        told = json.dumps([settings, hashes, self.flip], sort_keys=True)
+        return hashlib.sha256(told.encode()).hexdigest()
+
+    def _decode(self, weights: list[Any], images) -> Decoded:
+        outputs = []
+        for run, parts in zip(self.runs, weights, strict=True):
+            pixels = run_lib.normalise_pixels(images, run.config)
+            outputs.append(run.network.predict(parts, pixels))
+            if self.flip:
+                outputs.append(self._unmirrored(run.network.predict(parts, pixels[:, :, ::-1])))
+        return decoding.decode(self.config, self._combined(outputs))
+
+    def _unmirrored(self, output):
+        """Turns what a model says of the mirrored picture into what it means for the picture."""
+        permutation = self.points.flip_permutation()
+        if self._trains == "coordinates":
+            return (output * jnp.array([-1.0, 1.0]) + jnp.array([1.0, 0.0]))[:, permutation]
+        return output[:, :, ::-1, permutation]
+
+    def _combined(self, outputs: list[jax.Array]) -> jax.Array:
+        if len(outputs) == 1:
+            return outputs[0]
+        if self._trains == "logits":
+            outputs = [jax.nn.softmax(output, axis=(1, 2)) for output in outputs]
+        first, *others = outputs
+        axis = 1 if self._trains == "coordinates" else 3
+        total = first + sum(_in_order_of(first, other, self._pairs, axis) for other in others)
+        mean = total / len(outputs)
+        return jnp.log(jnp.maximum(mean, _TINY)) if self._trains == "logits" else mean
+
+
+def open_all(folders: Sequence[pathlib.Path], flip: bool = False) -> Predictor:
+    """Opens the best checkpoints of workdirs.
+
+    Raises:
+      UserError: if one is no workdir of a trained run, or they do not answer the same question.
+    """
+    return Predictor([run_lib.open_run(folder) for folder in folders], flip)
+
+
+def in_original_pixels(
+    decoded: Decoded, input_from_original: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Takes what was read off [N, …] in input pixels back to the pictures.
+
+    Args:
+      decoded: on the host or a device.
+      input_from_original: [N, 3, 3], without rotation, as pictures are predicted.
+
+    Returns:
+      (points [N, K, 2]; their maps' covariance [N, K, 2, 2] px²; pixels of the picture to one of
+      the input, [N, 2], across and down).
+    """
+    back = geometry.invert(input_from_original)
+    points = geometry.apply(back, np.asarray(decoded.keypoints, np.float64))
+    linear = back[:, None, :2, :2]
+    covariance = np.asarray(decoded.covariance, np.float64)
+    covariance = linear @ covariance @ np.swapaxes(linear, -1, -2)
+    return points, covariance, np.abs(np.diagonal(back[:, :2, :2], axis1=1, axis2=2))
+
+
+def _in_order_of(first, other, pairs: Sequence[Pair], axis: int):
+    """Exchanges the ends of each pair in `other` where that brings them nearer to `first`.
+
+    Args:
+      first: [B, …] with the points on `axis`.
+      other: likewise.
+      pairs: of points.
+      axis: of the points.
+    """
+
+    def apart(i: int, j: int) -> jax.Array:  # [B]
+        difference = jnp.take(first, i, axis) - jnp.take(other, j, axis)
+        return (difference**2).reshape(len(first), -1).sum(axis=1)
+
+    for a, b in pairs:
+        swap = apart(a, b) + apart(b, a) < apart(a, a) + apart(b, b)
+        order = list(range(other.shape[axis]))
+        order[a], order[b] = b, a
+        swapped = jnp.take(other, jnp.array(order), axis)
+        other = jnp.where(swap.reshape(-1, *[1] * (other.ndim - 1)), swapped, other)
+    return other
+
+
+def _check_alike(first: Run, other: Run) -> None:
+    if first.points != other.points:
+        raise UserError(
+            "Models that vote must find the same points, and these find "
+            f"{', '.join(first.points.names)} and {', '.join(other.points.names)} (or their pairs "
+            "and lines differ); name workdirs of one data set."
+        )
+    ours, theirs = config_lib.flat(first.config), config_lib.flat(other.config)
+    differing = [f"{n}={ours[n]!r} and {theirs[n]!r}" for n in _SHARED if ours[n] != theirs[n]]
+    if differing:
+        raise UserError(
+            f"Models that vote must be given the same pictures and draw the same maps, and these "
+            f"were trained with {'; '.join(differing)}."
+        )

@@ -1,0 +1,311 @@
+"""Finds the points in pictures and videos with a trained run, and measures what they span.
+
+python -m heatmap.predict --workdir=runs/mine PICTURES… --out=DIR
+python -m heatmap.predict --workdir=runs/mine film.mp4 --out=DIR --overlay
+python -m heatmap.predict --workdir=runs/a --workdir=runs/b DIR '*.png' --flip --out=DIR
+python -m heatmap.predict --workdir=runs/mine DIR --out=DIR --measure length=2-3 --px_per_cm=212
+
+INPUT is a picture, a video, a folder or a glob of them. The same command, given again, does only
+what is missing; a picture that cannot be read is told, listed in DIR/problems.csv and left out.
+Points come with intervals if the run has been calibrated (python -m heatmap.calibration).
+"""
+
+import argparse
+import csv
+import dataclasses
+import hashlib
+import itertools
+import pathlib
+import sys
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from tqdm import tqdm
+
+from heatmap import compilation, state, workdir
+from heatmap.errors import UserError, guard
+from heatmap.fields import choose
+from heatmap.inference import files, instances, overlay, predictor, scales, tables, uncertainty
+from heatmap.inference.instances import Instances
+from heatmap.inference.predictor import Predictor
+from heatmap.inference.scales import Bar, Scales
+from heatmap.inference.tables import Meaning
+from heatmap.keypoints import KeypointSet, Measurement
+
+_BLOCK = 256  # pictures whose results are written at a time
+
+
+def predict(
+    model: Predictor, found_sources: Sequence, boxes, out: pathlib.Path, boxes_hash: str
+) -> tuple[files.Stream, list]:
+    """Predicts what is missing in a folder.
+
+    Args:
+      model: that answers.
+      found_sources: from `input_pipeline.sources.find`.
+      boxes: of `input_pipeline.coco.read_boxes`, or None.
+      out: the folder.
+      boxes_hash: another one for other boxes.
+
+    Returns:
+      (what gives all instances of these sources; `input_pipeline.sources.Problem`s).
+
+    Raises:
+      UserError: if the folder holds something else.
+    """
+    from heatmap.inference.parts import Parts
+    from input_pipeline import sources, video
+
+    parts = Parts(out, {"predictor": model.identity(), "boxes": boxes_hash})
+    missing = parts.missing(found_sources)
+    first = {source: parts.next_frame(source) if source.is_video else 0 for source in missing}
+    counts = [video.count(s.path) - first[s] if s.is_video else 1 for s in missing]
+    if len(missing) < len(found_sources):
+        print(f"{len(found_sources) - len(missing)} of {len(found_sources)} are done already")
+    problems: list = []
+    events = sources.read(missing, model.config, boxes, first.__getitem__)
+    total = sum(max(count, 1) for count in counts)
+    with tqdm(total=total, unit="picture", desc="predicting", file=sys.stderr) as bar:
+        while block := list(itertools.islice(events, 1)):
+            following = itertools.chain(block, itertools.islice(events, _BLOCK - 1))
+            _predict_block(model, following, parts, problems, bar)
+    for problem in problems:
+        print(problem.reason, file=sys.stderr)
+    _write_problems(out / "problems.csv", problems)
+    return lambda: parts.stream(found_sources), problems
+
+
+def _predict_block(model: Predictor, events: Iterator, parts, problems: list, bar: tqdm) -> None:
+    """Predicts a few hundred pictures and writes them as one part."""
+    from input_pipeline.sources import End, Problem
+
+    seen, ended, waiting, computed = {}, set(), [], []
+    size = _batch_size(model)
+    for event in events:
+        if isinstance(event, Problem):
+            problems.append(event)
+        elif isinstance(event, End):
+            ended.add(event.source)
+            continue
+        else:
+            seen[event.source] = event.frame
+            waiting += [(event, item) for item in event.items]
+        bar.update()
+        while len(waiting) >= size:  # not waited for: the next pictures are read meanwhile
+            computed.append(_start(model, waiting[:size], size))
+            waiting = waiting[size:]
+    if waiting:
+        computed.append(_start(model, waiting, size))
+    found = [_finish(model, *batch) for batch in computed]
+    if seen or ended:
+        parts.add(instances.joined([_none(model.points.count), *found]), seen, ended)
+
+
+def _batch_size(model: Predictor) -> int:
+    devices = model.mesh.size
+    return -(-model.config.eval.batch_size // devices) * devices
+
+
+def _start(model: Predictor, rows: list, size: int):
+    """Sends a batch, its last rows repeated to fill it, to the devices."""
+    from input_pipeline import batching
+
+    images = np.stack([item.image for _, item in rows])
+    images = np.concatenate([images, np.repeat(images[-1:], size - len(rows), axis=0)])
+    sharding = state.sharded(model.mesh)
+    return _without_images(rows), model(batching.to_devices({"image": images}, sharding)["image"])
+
+
+def _without_images(rows: list) -> list:
+    """Lets go of pixels that are on the devices by now."""
+    return [(picture, dataclasses.replace(item, image=item.image[:0])) for picture, item in rows]
+
+
+def _finish(model: Predictor, rows: list, decoded) -> Instances:
+    """Fetches what a batch has come to, in pixels of the original pictures."""
+    decoded = type(decoded)(*(np.asarray(array)[: len(rows)] for array in decoded))
+    affines = np.stack([item.input_from_original for _, item in rows])
+    points, covariance, unit = predictor.in_original_pixels(decoded, affines)
+    return Instances(
+        source=np.array([picture.source.name for picture, _ in rows]),
+        frame=np.array([picture.frame for picture, _ in rows], np.int64),
+        instance=np.array([item.number for _, item in rows], np.int32),
+        size=np.array([picture.size for picture, _ in rows], np.int32),
+        box=np.stack([item.box for _, item in rows]),
+        unit=unit,
+        points=points,
+        score=decoded.score.astype(np.float64),
+        covariance=covariance,
+    )
+
+
+def _none(k: int) -> Instances:
+    """A table without rows, of the types that `_finish` gives."""
+    return Instances(
+        source=np.empty(0, str),
+        frame=np.empty(0, np.int64),
+        instance=np.empty(0, np.int32),
+        size=np.empty((0, 2), np.int32),
+        box=np.empty((0, 4)),
+        unit=np.empty((0, 2)),
+        points=np.empty((0, k, 2)),
+        score=np.empty((0, k)),
+        covariance=np.empty((0, k, 2, 2)),
+    )
+
+
+def _write_problems(path: pathlib.Path, problems: Sequence) -> None:
+    """Lists what could not be read; nothing stays of an earlier list where all could."""
+    if not problems:
+        path.unlink(missing_ok=True)
+        return
+    with workdir.replacing(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["source", "frame", "reason"])
+        writer.writerows([problem.name, problem.frame, problem.reason] for problem in problems)
+
+
+def with_measurements(points: KeypointSet, texts: Sequence[str]) -> KeypointSet:
+    """Adds the lengths that the command line names: NAME=POINT-POINT, by name or number from 0.
+
+    Raises:
+      UserError: for another form or an unknown point.
+    """
+    added: list[Measurement] = []
+    for text in texts:
+        name, _, ends = text.partition("=")
+        a, b = _two_points(points, ends, f"--measure {text}")
+        added.append((name, a, b))
+    kept = [line for line in points.measurements if line[0] not in {name for name, *_ in added}]
+    return dataclasses.replace(points, measurements=(*kept, *added))
+
+
+def _two_points(points: KeypointSet, text: str, flag: str) -> tuple[int, int]:
+    """Reads POINT-POINT; a name may hold a dash itself."""
+    known = {
+        **{str(k): k for k in range(points.count)},
+        **{n: k for k, n in enumerate(points.names)},
+    }
+    parts = text.split("-")
+    for cut in range(1, len(parts)):
+        a, b = "-".join(parts[:cut]), "-".join(parts[cut:])
+        if a in known and b in known:
+            return known[a], known[b]
+    raise UserError(
+        f"{flag} must name two points, such as length={points.names[0]}-{points.names[-1]}; the "
+        f"points are {', '.join(points.names)}, or their numbers from 0."
+    )
+
+
+def read_scales(options: argparse.Namespace, points: KeypointSet) -> Scales:
+    """Reads what the command line says of scales.
+
+    Raises:
+      UserError: for what makes no sense.
+    """
+    bar = None
+    if options.scale_bar:
+        ends, _, length = options.scale_bar.rpartition("=")
+        a, b = _two_points(points, ends, f"--scale_bar {options.scale_bar}")
+        try:
+            bar = Bar(a, b, float(length))
+        except ValueError:
+            bar = None
+        if bar is None or not 0 < bar.cm < float("inf"):
+            raise UserError(f"--scale_bar {options.scale_bar} must end in centimetres: 4-5=1.0.")
+    return Scales(
+        bar=bar,
+        by_name=scales.read(options.scales) if options.scales else {},
+        everywhere=scales.parse(options.px_per_cm) if options.px_per_cm else None,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m heatmap.predict",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="picture, video, folder or glob")
+    parser.add_argument(
+        "--workdir",
+        type=pathlib.Path,
+        action="append",
+        required=True,
+        help="of a trained run; given again, the models vote",
+    )
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="where results go")
+    parser.add_argument("--boxes", type=pathlib.Path, help="COCO file with a box for each instance")
+    parser.add_argument("--flip", action="store_true", help="predict the mirrored picture too")
+    parser.add_argument(
+        "--formats",
+        default="parquet,csv",
+        help=f"of {','.join(files.FORMATS)}; default: parquet,csv",
+    )
+    parser.add_argument("--overlay", action="store_true", help="draw pictures and videos as well")
+    parser.add_argument(
+        "--measure",
+        action="append",
+        default=[],
+        metavar="NAME=A-B",
+        help="a length between two points, by name or number from 0; may be given again",
+    )
+    parser.add_argument("--px_per_cm", default="", help="of all pictures: 782.9, or 782.9,1.5 ± sd")
+    parser.add_argument(
+        "--scales", type=pathlib.Path, help="CSV: file, px_per_cm[, px_per_cm_sd], or two marks"
+    )
+    parser.add_argument(
+        "--scale_bar", default="", metavar="A-B=CM", help="two points that are so far apart"
+    )
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parses the command line, predicts, and writes the files."""
+    options = _parser().parse_intermixed_args(arguments)
+    formats = options.formats.split(",")
+    for name in formats:
+        choose(files.FORMATS, name, "--formats")
+    compilation.keep()
+    from input_pipeline import coco, sources
+
+    named = sources.find(options.inputs)
+    if any(source.is_video for source in named):
+        from input_pipeline import video
+
+        video.library()
+    boxes = coco.read_boxes(options.boxes) if options.boxes else None
+    boxes_hash = hashlib.sha256(options.boxes.read_bytes()).hexdigest() if options.boxes else ""
+    configs = [workdir.read_config(folder) for folder in options.workdir]
+    state.divide_cpu(configs[0].eval.batch_size)
+    model = predictor.open_all(options.workdir, options.flip)
+    points = with_measurements(model.points, options.measure)
+    told_scales = read_scales(options, points)
+    calibration = uncertainty.load(options.workdir[0], model.identity())
+    meaning = Meaning(points, model.config, calibration, told_scales)
+    with workdir.locked(options.out):
+        stream, problems = predict(model, named, boxes, options.out, boxes_hash)
+        files.write(formats, options.out, stream, meaning)
+        if options.overlay:
+            overlay.write(options.out, stream, meaning, named)
+    _tell(options, meaning, len(named), problems)
+
+
+def _tell(options: argparse.Namespace, meaning: Meaning, count: int, problems: Sequence) -> None:
+    """Says what was done, and what the numbers do not have."""
+    if problems:
+        print(f"{len(problems)} could not be read; {options.out / 'problems.csv'} lists them")
+    if meaning.calibration is None:
+        print(
+            "no intervals: these models have not been calibrated with these settings "
+            "(python -m heatmap.calibration)"
+        )
+    elif unknown := tables.unknown_lengths(meaning.calibration, meaning.points):
+        print(f"no intervals for {', '.join(unknown)}: the calibration does not know them")
+    if meaning.points.measurements and not meaning.scales.any:
+        print("lengths are in pixels: --px_per_cm, --scales or --scale_bar gives centimetres")
+    print(f"wrote the points of {count} inputs to {options.out}")
+
+
+if __name__ == "__main__":
+    guard(main)

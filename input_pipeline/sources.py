@@ -1,0 +1,284 @@
+"""What to predict: picture files, folders and globs of them, and the frames of videos.
+
+Pictures are decoded and resampled in threads, a few ahead at most, so that memory depends
+neither on how many there are nor on how long a video is. What cannot be read is told and left out.
+"""
+
+import collections
+import dataclasses
+import functools
+import glob
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import tensorflow as tf
+
+from heatmap import geometry, hardware
+from heatmap.config import Config
+from heatmap.errors import UserError
+from input_pipeline import augment, batching, images, labels, pictures, video
+
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
+VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".ogv", ".ts")
+WHOLE = -1  # the frame number of a picture
+_AHEAD = 4  # pictures a thread that may be read before they are asked for; each is whole in memory
+
+Boxes = Mapping[str, Sequence[np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A picture or a video.
+
+    Attributes:
+      name: as it was given, a folder's with what follows it, / between folders.
+      path: of the file.
+      is_video: whether it has frames.
+      stamp: size and time of change, by which a file that was replaced is known.
+    """
+
+    name: str
+    path: pathlib.Path
+    is_video: bool
+    stamp: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """What could not be read, and why.
+
+    Attributes:
+      name: of the source.
+      frame: from which on, or WHOLE.
+      reason: a sentence.
+    """
+
+    name: str
+    frame: int
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class End:
+    """Says that the last frame of a video has been seen.
+
+    Attributes:
+      source: the video.
+      frames: how many it has.
+    """
+
+    source: Source
+    frames: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One instance, as the network is given it.
+
+    Attributes:
+      number: of the box in its picture, from 0.
+      box: (x0, y0, x1, y1), the edges of the instance in its picture.
+      image: uint8 [h, w, C].
+      input_from_original: [3, 3] float64.
+    """
+
+    number: int
+    box: np.ndarray
+    image: np.ndarray
+    input_from_original: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A picture or frame that has been read.
+
+    Attributes:
+      source: that it is of.
+      frame: of a video, from 0, or WHOLE.
+      size: (height, width).
+      items: its instances, perhaps none.
+    """
+
+    source: Source
+    frame: int
+    size: geometry.Size
+    items: tuple[Item, ...]
+
+
+Event = Picture | Problem | End
+
+
+def find(inputs: Sequence[str]) -> list[Source]:
+    """Lists the pictures and videos that are named, each once.
+
+    Args:
+      inputs: files, folders (read with all folders in them) and globs; files are told apart by
+        their suffix.
+
+    Returns:
+      In the order given; a folder's in natural order, so that 2.png comes before 10.png.
+
+    Raises:
+      UserError: for a name that is nothing, a folder without pictures, or another kind of file.
+    """
+    found: dict[str, Source] = {}
+    for given in inputs:
+        path = pathlib.Path(given).expanduser()
+        if path.is_dir():
+            files = [p for p in path.rglob("*") if p.suffix.lower() in (*PICTURES, *VIDEOS)]
+            files = [p for p in files if not p.name.startswith(".") and p.is_file()]
+            what = f"The folder {given} holds no pictures ({' '.join(PICTURES)}) and no videos"
+        elif path.is_file():
+            files, what = [path], ""
+        else:
+            files = [pathlib.Path(p) for p in glob.glob(str(path), recursive=True)]
+            files = [p for p in files if p.is_file()]
+            what = f"There is no {given}, and no file whose name fits it"
+        if not files:
+            raise UserError(f"{what}; name pictures, videos, folders or globs of them.")
+        ranks = labels.natural_ranks([p.as_posix() for p in files])
+        for file in sorted(files, key=lambda p: ranks[p.as_posix()]):
+            found.setdefault(file.as_posix(), _source(file))
+    return list(found.values())
+
+
+def _source(path: pathlib.Path) -> Source:
+    suffix = path.suffix.lower()
+    if suffix not in (*PICTURES, *VIDEOS):
+        raise UserError(
+            f"{path} is neither a picture ({' '.join(PICTURES)}) nor a video ({' '.join(VIDEOS)}); "
+            "convert it, or leave it out."
+        )
+    told = path.stat()
+    return Source(path.as_posix(), path, suffix in VIDEOS, f"{told.st_size}-{told.st_mtime_ns}")
+
+
+def boxes_of(name: str, boxes: Boxes) -> Sequence[np.ndarray] | None:
+    """Finds the boxes of a source: by its name, or by the part of it that a file names; or None."""
+    parts = name.split("/")
+    for start in range(len(parts)):
+        found = boxes.get("/".join(parts[start:]))
+        if found is not None:
+            return found
+    return None
+
+
+def read(
+    sources: Iterable[Source],
+    config: Config,
+    boxes: Boxes | None,
+    first_frame: Callable[[Source], int],
+) -> Iterator[Event]:
+    """Yields every picture and frame with its instances, in order, or why there are none.
+
+    Args:
+      sources: from `find`.
+      config: of the run; how pictures are cropped and resized.
+      boxes: of instances by file name, or None to take whole pictures. A source that is not listed
+        is a problem; one that is listed without a box has no instance.
+      first_frame: says from which frame on a video is wanted.
+    """
+    workers = config.data.workers or hardware.cpus()
+    waiting: collections.deque[Future[Event]] = collections.deque()
+    with ThreadPoolExecutor(workers) as pool:
+        for task in _tasks(sources, config, boxes, first_frame):
+            waiting.append(pool.submit(task))
+            if len(waiting) > _AHEAD * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _tasks(
+    sources: Iterable[Source],
+    config: Config,
+    boxes: Boxes | None,
+    first_frame: Callable[[Source], int],
+) -> Iterator[Callable[[], Event]]:
+    """Yields the work of each picture and frame; frames are decoded here, one after another."""
+    for source in sources:
+        mine = None if boxes is None else boxes_of(source.name, boxes)
+        if boxes is not None and mine is None:
+            reason = f"The boxes do not list {source.name}; add it, if only without a box."
+            yield functools.partial(Problem, source.name, WHOLE, reason)
+        elif source.is_video:
+            yield from _frames(source, config, mine, first_frame(source))
+        else:
+            yield functools.partial(_whole_picture, source, config, mine)
+
+
+def _frames(
+    source: Source, config: Config, boxes: Sequence[np.ndarray] | None, first: int
+) -> Iterator[Callable[[], Event]]:
+    number = -1
+    try:
+        for number, pixels in video.frames(source.path):
+            if number >= first:
+                yield functools.partial(prepared, source, number, pixels, config, boxes)
+    except video.Broken as error:
+        yield functools.partial(Problem, source.name, error.frame, str(error))
+    else:
+        yield functools.partial(End, source, number + 1)
+
+
+def _whole_picture(
+    source: Source, config: Config, boxes: Sequence[np.ndarray] | None
+) -> Picture | Problem:
+    try:
+        pixels = read_picture(source.path, config.data.max_megapixels)
+    except UserError as error:
+        return Problem(source.name, WHOLE, str(error))
+    return prepared(source, WHOLE, pixels, config, boxes)
+
+
+def read_picture(path: pathlib.Path, max_megapixels: float) -> np.ndarray:
+    """Decodes a picture as it is displayed, uint8 [H, W, 3].
+
+    Raises:
+      UserError: if it cannot be read, or is larger than allowed.
+    """
+    height, width, orientation = images.inspect(path)
+    images.check_megapixels(path, (height, width), max_megapixels)
+    try:
+        return pictures.upright(pictures.decode(str(path)), tf.constant(orientation)).numpy()
+    except tf.errors.OpError as error:
+        images.decode(path)  # says what is wrong
+        raise UserError(
+            f"The picture {path} cannot be read ({error.message:.200}); export it again."
+        ) from error
+
+
+def prepared(
+    source: Source,
+    frame: int,
+    pixels: np.ndarray,
+    config: Config,
+    boxes: Sequence[np.ndarray] | None,
+) -> Picture:
+    """Makes the network's input of each instance of a picture, as evaluation does.
+
+    Args:
+      source: of the picture.
+      frame: its number, or WHOLE.
+      pixels: uint8 [H, W, 3].
+      config: of the run.
+      boxes: edges of the instances, or None: the whole picture is one.
+    """
+    size = (pixels.shape[0], pixels.shape[1])
+    chosen = [geometry.image_box(size)] if boxes is None else list(boxes)
+    found: list[Item] = []
+    for i, box in enumerate(chosen):
+        area = augment.source_box(box, size, config.data, alone=len(chosen) == 1)
+        affine = geometry.crop_and_resize(area, config.data.image_size)
+        factors, transform = augment.warp_parameters(affine)
+        example = {
+            "source": tf.constant(pixels),
+            "orientation": tf.constant(1),
+            "factors": tf.constant(factors),
+            "transform": tf.constant(transform),
+        }
+        image = batching.render_picture(example, config, recolour=False)["image"].numpy()
+        found.append(Item(i, box, image, affine))
+    return Picture(source, frame, size, tuple(found))
