@@ -11,6 +11,7 @@ Points come with intervals if the run has been calibrated (python -m heatmap.cal
 """
 
 import argparse
+import contextlib
 import csv
 import dataclasses
 import hashlib
@@ -277,7 +278,8 @@ def main(arguments: list[str] | None = None) -> None:
     boxes = coco.read_boxes(options.boxes) if options.boxes else None
     boxes_hash = hashlib.sha256(options.boxes.read_bytes()).hexdigest() if options.boxes else ""
     configs = [workdir.read_config(folder) for folder in options.workdir]
-    state.divide_cpu(configs[0].eval.batch_size)
+    with contextlib.suppress(RuntimeError):  # a process that has computed keeps its devices
+        state.divide_cpu(configs[0].eval.batch_size)
     model = predictor.open_all(options.workdir, options.flip)
     points = with_measurements(model.points, options.measure)
     told_scales = read_scales(options, points)

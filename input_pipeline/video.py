@@ -13,6 +13,8 @@ import numpy as np
 
 from heatmap.errors import UserError
 
+_WHOLE = 0.98  # of the frames that a file promises
+
 
 class Broken(UserError):
     """A video that cannot be decoded further.
@@ -61,6 +63,12 @@ def frames(path: pathlib.Path) -> Iterator[tuple[int, np.ndarray]]:
             for frame in container.decode(stream):
                 yield number, _displayed(frame)
                 number += 1
+            told = stream.frames  # 0 where the file does not say
+            # FFmpeg takes a file that was cut off for a short one; edit lists drop a frame or two.
+            if number < _WHOLE * told - 2:
+                raise Broken(
+                    f"The video {path} ends after {number} of {told} frames; copy it again.", number
+                )
     except (av.FFmpegError, OSError) as error:
         raise Broken(
             f"The video {path} cannot be decoded from frame {number} on "
