@@ -20,14 +20,12 @@ import pathlib
 import sys
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 from tqdm import tqdm
 
 from heatmap import compilation, state, workdir
 from heatmap.errors import UserError, guard
 from heatmap.fields import choose
-from heatmap.inference import files, instances, overlay, predictor, scales, tables, uncertainty
-from heatmap.inference.instances import Instances
+from heatmap.inference import batches, files, overlay, predictor, scales, tables, uncertainty
 from heatmap.inference.predictor import Predictor
 from heatmap.inference.scales import Bar, Scales
 from heatmap.inference.tables import Meaning
@@ -81,7 +79,7 @@ def _predict_block(model: Predictor, events: Iterator, parts, problems: list, ba
     from input_pipeline.sources import End, Problem
 
     seen, ended, waiting, computed = {}, set(), [], []
-    size = _batch_size(model)
+    size = batches.size_for(model)
     for event in events:
         if isinstance(event, Problem):
             problems.append(event)
@@ -93,66 +91,12 @@ def _predict_block(model: Predictor, events: Iterator, parts, problems: list, ba
             waiting += [(event, item) for item in event.items]
         bar.update()
         while len(waiting) >= size:  # not waited for: the next pictures are read meanwhile
-            computed.append(_start(model, waiting[:size], size))
+            computed.append(batches.start(model, waiting[:size]))
             waiting = waiting[size:]
     if waiting:
-        computed.append(_start(model, waiting, size))
-    found = [_finish(model, *batch) for batch in computed]
+        computed.append(batches.start(model, waiting))
     if seen or ended:
-        parts.add(instances.joined([_none(model.points.count), *found]), seen, ended)
-
-
-def _batch_size(model: Predictor) -> int:
-    devices = model.mesh.size
-    return -(-model.config.eval.batch_size // devices) * devices
-
-
-def _start(model: Predictor, rows: list, size: int):
-    """Sends a batch, its last rows repeated to fill it, to the devices."""
-    from input_pipeline import batching
-
-    images = np.stack([item.image for _, item in rows])
-    images = np.concatenate([images, np.repeat(images[-1:], size - len(rows), axis=0)])
-    sharding = state.sharded(model.mesh)
-    return _without_images(rows), model(batching.to_devices({"image": images}, sharding)["image"])
-
-
-def _without_images(rows: list) -> list:
-    """Lets go of pixels that are on the devices by now."""
-    return [(picture, dataclasses.replace(item, image=item.image[:0])) for picture, item in rows]
-
-
-def _finish(model: Predictor, rows: list, decoded) -> Instances:
-    """Fetches what a batch has come to, in pixels of the original pictures."""
-    decoded = type(decoded)(*(np.asarray(array)[: len(rows)] for array in decoded))
-    affines = np.stack([item.input_from_original for _, item in rows])
-    points, covariance, unit = predictor.in_original_pixels(decoded, affines)
-    return Instances(
-        source=np.array([picture.source.name for picture, _ in rows]),
-        frame=np.array([picture.frame for picture, _ in rows], np.int64),
-        instance=np.array([item.number for _, item in rows], np.int32),
-        size=np.array([picture.size for picture, _ in rows], np.int32),
-        box=np.stack([item.box for _, item in rows]),
-        unit=unit,
-        points=points,
-        score=decoded.score.astype(np.float64),
-        covariance=covariance,
-    )
-
-
-def _none(k: int) -> Instances:
-    """A table without rows, of the types that `_finish` gives."""
-    return Instances(
-        source=np.empty(0, str),
-        frame=np.empty(0, np.int64),
-        instance=np.empty(0, np.int32),
-        size=np.empty((0, 2), np.int32),
-        box=np.empty((0, 4)),
-        unit=np.empty((0, 2)),
-        points=np.empty((0, k, 2)),
-        score=np.empty((0, k)),
-        covariance=np.empty((0, k, 2, 2)),
-    )
+        parts.add(batches.finish(model, computed), seen, ended)
 
 
 def _write_problems(path: pathlib.Path, problems: Sequence) -> None:

@@ -97,7 +97,19 @@ def test_readme_commands_run(place, tmp_path_factory):
         assert shows[kind] in result.stdout, line
         seen += 1
     assert seen >= 17
+    (line,) = commands("python -m heatmap.serve")
+    line = line.replace("--port=8000", f"--port={free_port()}")
+    server = subprocess.Popen(briefly(line, tfds), cwd=place, stdout=subprocess.PIPE, text=True)
+    assert "serving on http" in server.stdout.readline()
+    server.terminate()
+    server.wait(timeout=60)
     shutil.rmtree(place / "runs")
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 @pytest.mark.slow
@@ -105,9 +117,7 @@ def test_readme_processes_train_together(place, tmp_path_factory):
     tfds = tmp_path_factory.mktemp("tfds")
     lines = [line for line in commands("python main.py") if "--coordinator" in line]
     assert len(lines) == 2
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     run = [
         subprocess.Popen(
             briefly(line.replace("HOST:1234", address), tfds),
