@@ -51,6 +51,7 @@ PARTS = {  # what a run is put together from, and the tools that read its files
     "workdir",
     "writers",
     "report",
+    "checks",
 }
 COMMANDS = {
     "train",
@@ -65,6 +66,7 @@ COMMANDS = {
     "serve",
 }
 COMMANDS |= {"report.__main__", "report.examples"}  # the rest of `report` reads saved files only
+COMMANDS |= {"checks.codec", "checks.cost"}  # the rest of `checks` is given arrays and files
 ROOMS = {
     **dict.fromkeys(GROUND, "ground"),
     **dict.fromkeys(PARTS, "parts"),
