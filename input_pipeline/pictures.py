@@ -87,8 +87,8 @@ def each(records: Records, config: DataConfig) -> Iterator[tuple[int, np.ndarray
     if records.pixels is not None:
         yield from enumerate(records.pixels)
         return
-    files, rows = np.unique(records.files, return_index=True)
-    names = [str(file) for file in files]
+    rows = np.sort(np.unique(records.files, return_index=True)[1])
+    names = [str(file) for file in records.files[rows]]
     if records.kept:
         yield from ((int(r), records.kept.pictures[n]) for r, n in zip(rows, names, strict=True))
         return

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from heatmap import decoding, doctor
+from heatmap import decoding, doctor, prediction_table
+from heatmap.errors import UserError
 from tests.conftest import write_spots
+from tests.predicted import build
 
 ROOT = pathlib.Path(__file__).parents[1]
 SMALL = [
@@ -129,7 +131,7 @@ def test_squared_error_with_plain_soft_argmax_fails(root, tmp_path):
 
 def test_labels_in_the_frame_of_a_larger_picture_fail(root, tmp_path):
     def double(labels):
-        points = np.array(labels["images"][3]["keypoints"])
+        points = np.array([[12, 14], [20, 25]])
         labels["images"][3]["keypoints"] = (2 * points + 0.5).tolist()
 
     relabel(root, "val", double)
@@ -151,35 +153,44 @@ def run(*arguments, cwd=ROOT):
     )
 
 
-def test_the_command_takes_steps_and_says_what_the_run_costs(root, tmp_path):
+def test_a_run_is_timed(root, tmp_path):
+    regression = ["--config.model.name=regression", "--config.loss.name=coordinate_mse"]
+    code, found = diagnose(root, tmp_path / "out", *regression)
+    assert code == 0
+    assert found["cost"]["data"]["steps"] == 150
+    assert found["cost"]["data"]["hours"] > 0
+    assert "ms a step" in found["cost"]["message"]
+
+
+def test_exit_code_one_and_files_in_the_folder_of_runs(root, tmp_path):
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    result = run(*SMALL, f"--config.data.root={root}", cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert "ms a step" in result.stdout
+    wrong = "--config.decoder.name=soft_argmax"
+    result = run(*SMALL, f"--config.data.root={root}", wrong, cwd=tmp_path)
+    assert result.returncode == 1, result.stderr
+    assert "FAIL  config" in result.stdout
+    assert "Traceback" not in result.stderr
     assert "wrote runs/doctor-sigma2/doctor.json" in result.stdout
-    report = json.loads((tmp_path / "runs/doctor-sigma2/doctor.json").read_text())
-    cost = next(one for one in report["findings"] if one["check"] == "cost")
-    assert cost["data"]["steps"] == 150
-    assert cost["data"]["hours"] > 0
+    assert (tmp_path / "runs" / "doctor-sigma2" / "contact_sheet.png").is_file()
 
 
-def test_a_failed_check_is_exit_code_one_and_a_mistake_is_two(root, tmp_path):
-    common = [*SMALL, f"--config.data.root={root}", f"--out={tmp_path / 'out'}", "--no_step"]
-    failed = run(*common, "--config.decoder.name=soft_argmax")
-    assert failed.returncode == 1
-    assert "FAIL  config" in failed.stdout
-    assert "Traceback" not in failed.stderr
-    for wrong in ("--config.data.root=/nowhere", "--config.nonsense=1", f"--workdir={tmp_path}"):
-        result = run(*common, wrong)
-        assert result.returncode == 2, wrong
-        assert "Traceback" not in result.stderr
-        assert len(result.stderr.strip().splitlines()) <= 2
+def test_a_mistake_is_exit_code_two(tmp_path):
+    result = run(*SMALL, f"--config.data.root={tmp_path / 'nowhere'}")
+    assert result.returncode == 2
+    assert "nowhere" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("wrong", ["--config.nonsense=1", "--workdir=/nowhere"])
+def test_what_cannot_be_read_is_one_sentence(root, tmp_path, wrong):
+    with pytest.raises(UserError, match=r"nonsense|/nowhere"):
+        diagnose(root, tmp_path, "--no_step", wrong)
 
 
 def test_a_trained_run_shows_labels_that_it_contradicts(root, tmp_path):
-    from heatmap.train import train
-    from tests.test_train import tiny
-
-    train(tiny(root, **{"train.steps": 2}), tmp_path / "run")
+    rng = np.random.default_rng(0)
+    truth = rng.uniform(0, 30, (12, 2, 2))
+    predictions = build(truth + rng.normal(0, 1, truth.shape), truth)
+    path = tmp_path / "run" / "predictions" / "test.parquet"
+    prediction_table.save(path, predictions, ("bright", "dim"), csv=False)
     _, found = diagnose(root, tmp_path / "out", "--no_step", f"--workdir={tmp_path / 'run'}")
-    assert found["predictions"]["data"]["labels"] == 2 * 12
+    assert found["predictions"]["data"]["labels"] == 24

@@ -70,7 +70,7 @@ def check(config: Config, splits: Mapping[str, Any], patience: float = _SECONDS)
             f"train.batch_size={config.train.batch_size}, or set model.remat or model.dtype"
         )
         return Finding(FAIL, NAME, message, data={"error": str(error)[:500]})
-    return _finding(config, splits, cost)
+    return describe(config, splits, cost)
 
 
 def measure(config: Config, splits: Mapping[str, Any], patience: float) -> Cost:
@@ -196,7 +196,14 @@ def _peak_memory() -> int:
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
-def _finding(config: Config, splits: Mapping[str, Any], cost: Cost) -> Finding:
+def describe(config: Config, splits: Mapping[str, Any], cost: Cost) -> Finding:
+    """Says what the whole run will cost.
+
+    Args:
+      config: of the run.
+      splits: `input_pipeline.Records` by split.
+      cost: of its parts.
+    """
     from input_pipeline import batching
 
     examples, size = len(splits["train"]), config.train.batch_size

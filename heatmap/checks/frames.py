@@ -59,10 +59,12 @@ def labels(records, names: np.ndarray, pixel_center: float) -> Finding:
     ]
     share = labelled.mean(axis=0)
     rarest = int(np.argmin(share))
-    message = (
-        f"{labelled.mean():.1%} of the points are labelled, least of all {points[rarest]} with "
-        f"{share[rarest]:.1%}"
-    )
+    message = "every point is labelled everywhere"
+    if not labelled.all():
+        message = (
+            f"{labelled.mean():.0%} of the points are labelled, {points[rarest]} the most rarely: "
+            f"{share[rarest]:.0%}"
+        )
     if unscored:
         return Finding(WARN, "labels", f"{message}; there is no {some(unscored)}", data=data)
     without = f"; {len(empty)} instances have none" if len(empty) else ""

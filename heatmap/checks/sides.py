@@ -49,7 +49,7 @@ class Side:
 
 
 def pairs_by_name(points: KeypointSet) -> tuple[Pair, ...]:
-    """Finds pairs whose names differ in left and right only, as left_ear and right_ear, or ear_L."""
+    """Finds pairs whose names differ in left and right only: left_ear and right_ear, ear_L."""
     places = {name: k for k, name in enumerate(points.names)}
     return tuple(
         (places[name], places[other])
