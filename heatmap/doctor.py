@@ -43,7 +43,7 @@ def examine(
     Raises:
       UserError: if a picture cannot be read, or `run` has no predictions.
     """
-    from heatmap.checks import codec, cost, duplicates, frames, outliers, sides, trained
+    from heatmap.checks import codec, cost, duplicates, frames, outliers, places, sides, trained
     from input_pipeline import batching, pictures
 
     splits = {name: records.take(rows) for name, rows in split.rows.items()}
@@ -55,17 +55,18 @@ def examine(
     yield frames.labels(used, names, config.data.pixel_center)
     yield frames.inside(used, batching.eval_affines(used, config), config.data.image_size)
     yield frames.scale(used)
+    yield frames.augmented(*_first_epoch(config, splits["train"]), config.data.image_size)
     yield sides.mirrored(used.points, config.augment)
-    yield sides.check(used)
-    yield outliers.check(used)
+    found = sides.look(used)
+    yield sides.check(used, found)
+    yield outliers.check(used.take(np.delete(np.arange(len(used)), sides.exchanged(found))))
     if run:
         yield trained.check(run, used.points)
     yield codec.check(config, splits["train"])
-    first, prints = [], []
-    for row, picture in pictures.each(used, config.data):
-        first.append(row)
-        prints.append(duplicates.fingerprint(picture))
-    yield duplicates.check(prints, names[first], used.ids[first])
+    seen = [(row, *duplicates.fingerprint(p)) for row, p in pictures.each(used, config.data)]
+    rows, hashes, cells = (np.array(column) for column in zip(*seen, strict=True))
+    yield duplicates.check(hashes, cells, names[rows], used.ids[rows])
+    yield places.check(used, rows, cells)
     if step and parts.level == OK:
         yield cost.check(config, splits)
 
@@ -102,6 +103,16 @@ def _parts(config: Config, splits: Mapping[str, Any]) -> Finding:
     return Finding(OK, "config", message, data={"best_metric": metric, "decoder": decoder})
 
 
+def _first_epoch(config: Config, records) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the points [N, K, 2] as the first epoch shows them, and which are labelled."""
+    from input_pipeline import batching
+
+    steps = batching.last_step_of(1, len(records), config.train.batch_size)
+    batches = list(batching.train_batches(records, config, 0, steps, features={}))
+    visible = np.concatenate([batch["visibility"] == LABELLED for batch in batches])
+    return np.concatenate([batch["keypoints"] for batch in batches]), visible
+
+
 def contact_sheet(config: Config, records) -> Any:
     """Draws the first augmented examples of training with their targets.
 
@@ -127,7 +138,8 @@ def contact_sheet(config: Config, records) -> Any:
     batch = {name: array[:_EXAMPLES] for name, array in whole.items()}
     visible = (batch["visibility"] == LABELLED)[..., None]
     truth = np.where(visible, batch["keypoints"], np.nan)
-    read = np.where(visible, budget.read_targets(config, batch["keypoints"]), np.nan)
+    there = visible & geometry.inside(truth, config.data.image_size)[..., None]
+    read = np.where(there, budget.read_targets(config, batch["keypoints"]), np.nan)
     maps: list[np.ndarray | None] = [None] * len(truth)
     if examples.gives_maps(config):
         rendered = targets.render(np, batch["keypoints"], config) / targets.peak(config.targets)

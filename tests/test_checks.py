@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heatmap import decoding, geometry, prediction_table
-from heatmap.checks import codec, cost, duplicates, frames, outliers, shapes, sides, trained
+from heatmap.checks import codec, cost, duplicates, frames, outliers, places, shapes, sides, trained
 from heatmap.checks.finding import FAIL, OK, WARN
 from heatmap.errors import UserError
 from heatmap.keypoints import KeypointSet
@@ -81,11 +81,15 @@ def test_the_mean_shape_puts_pairs_without_an_order_in_order():
 # --- left and right ---
 
 
+def check_sides(records):
+    return sides.check(records, sides.look(records))
+
+
 @pytest.mark.parametrize("turned", [True, False])
 @pytest.mark.parametrize("pairs", [[(1, 2)], [(1, 2), (3, 4)]])
 def test_exchanged_labels_are_found_and_no_others(turned, pairs):
     rows = [3, 17, 44]
-    found = sides.check(exchanged(herd(turned=turned), rows, pairs))
+    found = check_sides(exchanged(herd(turned=turned), rows, pairs))
     assert found.level == FAIL
     names = [f"{POINTS.names[a]}/{POINTS.names[b]}" for a, b in pairs]
     for name, told in found.data.items():
@@ -101,19 +105,19 @@ def test_left_and_right_of_the_picture_are_no_exchange_of_those_of_the_body():
     by_body = dataclasses.replace(records, keypoints=upside_down)
     by_picture = exchanged(by_body, [0, 1, 2, 3], POINTS.flip_pairs)
     for labelled, frame in ((by_body, "body"), (by_picture, "picture")):
-        found = sides.check(labelled)
+        found = check_sides(labelled)
         assert found.level == OK
         assert {told["frame"] for told in found.data.values()} == {frame}
 
 
 def test_a_fifth_the_other_way_round_may_be_another_view():
-    found = sides.check(exchanged(herd(100), range(20), POINTS.flip_pairs))
+    found = check_sides(exchanged(herd(100), range(20), POINTS.flip_pairs))
     assert found.level == WARN
     assert "other side" in found.message
 
 
 def test_sides_that_lie_either_way_are_not_judged():
-    found = sides.check(exchanged(herd(100), range(50), POINTS.flip_pairs))
+    found = check_sides(exchanged(herd(100), range(50), POINTS.flip_pairs))
     assert found.level == OK
     assert not any(told["told"] for told in found.data.values())
 
@@ -121,7 +125,7 @@ def test_sides_that_lie_either_way_are_not_judged():
 def test_a_pair_without_an_order_is_no_left_and_right():
     free = dataclasses.replace(POINTS, flip_pairs=((1, 2),), interchangeable_pairs=((1, 2),))
     records = dataclasses.replace(exchanged(herd(), [5], [(1, 2)]), points=free)
-    assert sides.check(records).level == OK
+    assert check_sides(records).level == OK
 
 
 def test_names_say_which_points_are_pairs():
@@ -131,7 +135,7 @@ def test_names_say_which_points_are_pairs():
     unpaired = dataclasses.replace(
         exchanged(herd(), [9], [(1, 2)]), points=KeypointSet(POINTS.names)
     )
-    assert sides.check(unpaired).level == FAIL
+    assert check_sides(unpaired).level == FAIL
 
 
 @pytest.mark.parametrize(
@@ -163,12 +167,22 @@ def test_a_point_far_from_the_others_is_named_first():
     assert found.data["outliers"][0]["error_px"] == pytest.approx(np.hypot(150, 20), rel=0.25)
 
 
+def test_what_a_camera_sees_in_one_place_is_judged_by_the_picture():
+    """A lever that stands still beside an animal that does not: no body has them both."""
+    records = herd()
+    lever = np.random.default_rng(0).normal((600, 100), 1, (80, 2))
+    lever[31] += 40
+    records.keypoints[:, 4] = lever
+    found = outliers.check(records)
+    assert [(o["record"], o["point"]) for o in found.data["outliers"]] == [("im31", "right_hip")]
+
+
 def test_the_error_of_a_point_is_measured_without_the_point():
     """Moving it changes its error by just as much, and those of the others by the fit to it."""
     records = herd(bend=0.0)
     mean, z, known = shapes.mean_shape(shapes.complex_of(records.keypoints), records.labelled)
     z[7, 5] += 1000
-    pixels, _ = outliers.errors(z, known, mean)
+    pixels, _ = outliers.in_body(z, known, mean)
     assert pixels[7, 5] == pytest.approx(1000, rel=1e-6)
     assert np.nanmax(np.delete(pixels, 7, axis=0)) < 1e-6
 
@@ -209,6 +223,15 @@ def test_labels_that_a_crop_loses_are_counted():
     found = frames.inside(records, narrow, (64, 64))
     assert found.level == WARN
     assert found.data["points_out_of_the_crop"] == 1
+
+
+def test_labels_that_augmentation_moves_out_are_counted():
+    keypoints = np.array([[[3, 4], [-0.6, 4]], [[70, 4], [63.4, 63.4]]])
+    labelled = np.array([[True, True], [False, True]])
+    found = frames.augmented(keypoints, labelled, (64, 64))
+    assert found.level == WARN
+    assert found.data["share_of_labels_lost"] == pytest.approx(1 / 3)
+    assert frames.augmented(keypoints[1:], labelled[1:], (64, 64)).level == OK
 
 
 @pytest.mark.parametrize("factor", [0.4, 0.5, 0.6, 1.6])
@@ -257,7 +280,11 @@ def pictures(count=30):
 def compared(found, splits=None):
     names = np.array(splits or ["train"] * 20 + ["test"] * (len(found) - 20))
     ids = np.array([f"im{i}" for i in range(len(found))])
-    return duplicates.check(map(duplicates.fingerprint, found), names, ids)
+    return duplicates.check(*prints(found), names, ids)
+
+
+def prints(found):
+    return [np.array(c) for c in zip(*map(duplicates.fingerprint, found), strict=True)]
 
 
 def test_a_picture_of_two_splits_is_found_to_the_pixel():
@@ -302,6 +329,53 @@ def test_a_background_that_all_share_makes_no_pictures_alike():
         picture[y : y + 24, x : x + 24] = 0
     found = (found + rng.normal(0, 2, found.shape)).clip(0, 255).astype(np.uint8)
     assert not compared(found).data["held_out_with_a_near_twin"]
+
+
+# --- places ---
+
+
+def test_leaving_one_out_in_closed_form_is_leaving_it_out():
+    """Against plain regressions on n - 1 examples, with the intercept as a column of its own."""
+    rng = np.random.default_rng(0)
+    inputs, outputs = rng.normal(size=(25, 4)), rng.normal(size=(25, 2))
+    apart = ((inputs[:, None] - inputs[None]) ** 2).sum(-1)
+    kernel = np.exp(-apart / np.median(apart))
+    centre = np.eye(25) - 1 / 25
+    mean = np.linalg.eigvalsh(centre @ kernel @ centre).mean()
+    candidates = []
+    for ridge in places._RIDGES * mean:
+        errors = []
+        for i in range(25):
+            rest = np.arange(25) != i
+            # Kernel ridge with an unpenalised intercept b: [K + r, 1; 1, 0] [α; b] = [y; 0].
+            system = np.zeros((25, 25))
+            system[:24, :24] = kernel[np.ix_(rest, rest)] + ridge * np.eye(24)
+            system[24, :24] = system[:24, 24] = 1
+            solved = np.linalg.solve(system, np.vstack([outputs[rest], np.zeros((1, 2))]))
+            errors.append(outputs[i] - kernel[i, rest] @ solved[:24] - solved[24])
+        candidates.append(np.array(errors))
+    best = min(candidates, key=lambda e: np.median(np.linalg.norm(e, axis=1)))
+    np.testing.assert_allclose(places.leave_one_out(inputs, outputs), best, rtol=1e-6)
+
+
+def test_labels_of_another_picture_are_noticed():
+    records = figures(200)
+    cells = prints(records.pixels)[1]
+    assert places.check(records, np.arange(200), cells).level == OK
+    middle = records.keypoints.mean(axis=1)
+    a, b = int(middle.sum(1).argmin()), int(middle.sum(1).argmax())
+    records.keypoints[[a, b]] = records.keypoints[[b, a]]
+    found = places.check(records, np.arange(200), cells)
+    assert found.level == WARN
+    assert set(found.data["unexpected"]) == {f"im{a}", f"im{b}"}
+
+
+def test_pictures_that_do_not_tell_where_their_labels_lie_are_not_judged():
+    records = herd()
+    cells = np.random.default_rng(0).uniform(0, 255, (80, 16, 16)).astype(np.float32)
+    found = places.check(records, np.arange(80), cells)
+    assert found.level == OK
+    assert "not looked for" in found.message
 
 
 # --- the codec ---
@@ -519,9 +593,10 @@ def test_stick_figures_raise_no_alarm(arms):
         frames.labels(records, names, 0.0),
         frames.inside(records, batching.eval_affines(records, make_config()), (128, 128)),
         frames.scale(records),
-        sides.check(records),
+        check_sides(records),
         outliers.check(records),
-        duplicates.check(map(duplicates.fingerprint, records.pixels), names, records.ids),
+        duplicates.check(*prints(records.pixels), names, records.ids),
+        places.check(records, np.arange(120), prints(records.pixels)[1]),
     ]
     assert [f.level for f in found] == [OK] * len(found), found
 
@@ -529,11 +604,11 @@ def test_stick_figures_raise_no_alarm(arms):
 @pytest.mark.parametrize("seed", range(5))
 def test_a_herd_raises_no_alarm(seed):
     records = herd(seed=seed)
-    for check in (frames.scale, sides.check, outliers.check):
+    for check in (frames.scale, check_sides, outliers.check):
         assert check(records).level == OK
 
 
 def test_exchanged_feet_of_stick_figures_are_found():
-    found = sides.check(exchanged(figures(120), [5, 60, 61], [(3, 4)]))
+    found = check_sides(exchanged(figures(120), [5, 60, 61], [(3, 4)]))
     assert found.level == FAIL
     assert found.data["left_foot/right_foot"]["swapped"] == ["im5", "im60", "im61"]

@@ -32,19 +32,19 @@ def fingerprint(picture: np.ndarray) -> tuple[str, np.ndarray]:
     return digest.hexdigest(), np.asarray(cells, np.float32)
 
 
-def check(prints: Iterable[tuple[str, np.ndarray]], names: np.ndarray, ids: np.ndarray) -> Finding:
+def check(hashes: np.ndarray, cells: np.ndarray, names: np.ndarray, ids: np.ndarray) -> Finding:
     """Compares all pictures.
 
     Args:
-      prints: of P pictures, from `fingerprint`.
+      hashes: [P] str, from `fingerprint`.
+      cells: [P, 16, 16] grey levels, from there too.
       names: [P] str, the split of each.
       ids: [P] str, their names.
     """
-    hashes, cells = zip(*prints, strict=True)
     groups = _equal(hashes)
     across = [group for group in groups if len(set(names[group])) > 1]
     within = [group for group in groups if len(set(names[group])) == 1]
-    near, twins = _near(np.stack(cells), names, np.array(hashes))
+    near, twins = _near(cells, names, hashes)
     data: dict[str, Any] = {
         "pictures": len(ids),
         "across_splits": [_spelt(group, names, ids) for group in across],
@@ -75,6 +75,23 @@ def check(prints: Iterable[tuple[str, np.ndarray]], names: np.ndarray, ids: np.n
     return Finding(OK, NAME, message, data=data)
 
 
+def standard(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Takes the mean of all pictures away, and brightness and contrast from each.
+
+    Args:
+      cells: [P, 16, 16] grey levels.
+
+    Returns:
+      [P, 256] of length one, and which [P] differ enough from the mean to tell anything.
+    """
+    flat = cells.reshape(len(cells), -1)
+    flat = flat - flat.mean(axis=0)
+    flat = flat - flat.mean(axis=1, keepdims=True)
+    contrast = np.sqrt((flat**2).mean(axis=1))
+    unit = flat / np.maximum(contrast, _LEAST_CONTRAST)[:, None] / _CELLS
+    return unit, contrast >= _LEAST_CONTRAST
+
+
 def _equal(hashes: Iterable[str]) -> list[np.ndarray]:
     """Groups the places of equal hashes, where there are two or more."""
     places = defaultdict(list)
@@ -90,12 +107,7 @@ def _near(cells: np.ndarray, names: np.ndarray, hashes: np.ndarray) -> tuple[lis
       The nearest twin of each held-out picture that has one, as pairs of places, the nearest first;
       and how many there are.
     """
-    flat = cells.reshape(len(cells), -1)
-    flat = flat - flat.mean(axis=0)
-    flat = flat - flat.mean(axis=1, keepdims=True)
-    contrast = np.sqrt((flat**2).mean(axis=1))
-    telling = contrast >= _LEAST_CONTRAST
-    unit = flat / np.maximum(contrast, _LEAST_CONTRAST)[:, None] / _CELLS
+    unit, telling = standard(cells)
     places, likeness = [], []
     held_out = np.flatnonzero((names != "train") & telling)
     for start in range(0, len(held_out), _CHUNK):

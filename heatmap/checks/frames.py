@@ -10,6 +10,7 @@ from heatmap.checks import shapes
 from heatmap.checks.finding import FAIL, OK, WARN, Finding, named, some
 
 _FAR_OUT = 0.1  # of the picture's longer side, beyond its edge
+_LOST = 0.15  # of the labels: more is more than augmentation should take
 _LEAST = 10  # instances, to say what is usual
 _UNUSUAL = 25.0  # squared standard deviations of place and size together, three numbers
 _USUAL = 6.0
@@ -132,6 +133,27 @@ def _other_size(records, row: int) -> str:
         if geometry.inside(points, (height, width)).all():
             return f", and all of its labels fit the {width}x{height} that other pictures have"
     return ""
+
+
+def augmented(keypoints: np.ndarray, labelled: np.ndarray, input_size: geometry.Size) -> Finding:
+    """Counts the labels that augmentation moves out of the network's input.
+
+    Args:
+      keypoints: [N, K, 2] in input pixels, of augmented examples.
+      labelled: [N, K] bool.
+      input_size: (height, width) of the network's input.
+    """
+    lost = labelled & ~geometry.inside(keypoints, input_size)
+    share = float(lost.sum() / max(1, labelled.sum()))
+    data = {"examples": len(keypoints), "share_of_labels_lost": share}
+    message = f"augmentation moves {share:.1%} of the labels out of the input"
+    if share > _LOST:
+        message += (
+            ", where they teach little: raise augment.crop_scale's smallest area, or lower "
+            "augment.rotation or augment.scale"
+        )
+        return Finding(WARN, "augment", message, data=data)
+    return Finding(OK, "augment", message, data=data)
 
 
 def scale(records) -> Finding:

@@ -88,8 +88,8 @@ def mirrored(points: KeypointSet, augment: AugmentConfig) -> Finding:
     return Finding(OK, "mirror", f"mirrored pictures rename {renamed}", data=data)
 
 
-def check(records) -> Finding:
-    """Looks for instances whose left and right labels are exchanged.
+def look(records) -> list[Side]:
+    """Says how each pair that has a left and a right lies.
 
     Args:
       records: `input_pipeline.Records`, those that train and are scored.
@@ -99,9 +99,13 @@ def check(records) -> Finding:
     free = {frozenset(pair) for pair in points.interchangeable_pairs}
     pairs = tuple(pair for pair in pairs if frozenset(pair) not in free)
     if not pairs:
-        return Finding(OK, NAME, "no pair has a left and a right that could be exchanged")
-    found = sides(shapes.complex_of(records.keypoints), records.labelled, points, pairs)
-    return _finding(found, records)
+        return []
+    return sides(shapes.complex_of(records.keypoints), records.labelled, points, pairs)
+
+
+def exchanged(found: Sequence[Side]) -> np.ndarray:
+    """Returns the rows in which a pair looks exchanged."""
+    return np.unique(np.concatenate([np.empty(0, int), *(side.swapped for side in found)]))
 
 
 def sides(z, known, points: KeypointSet, pairs: Sequence[Pair]) -> list[Side]:
@@ -160,7 +164,15 @@ def _judge(pair: Pair, frame: str, apart: np.ndarray, counted: np.ndarray) -> Si
     return dataclasses.replace(side, swapped=rows[far & (along < 0) & nearer])
 
 
-def _finding(found: Sequence[Side], records) -> Finding:
+def check(records, found: Sequence[Side]) -> Finding:
+    """Reports instances whose left and right labels look exchanged.
+
+    Args:
+      records: `input_pipeline.Records`, those that train and are scored.
+      found: from `look`.
+    """
+    if not found:
+        return Finding(OK, NAME, "no pair has a left and a right that could be exchanged")
     names = {side.pair: "/".join(records.points.names[k] for k in side.pair) for side in found}
     data = {
         names[side.pair]: {
@@ -175,7 +187,7 @@ def _finding(found: Sequence[Side], records) -> Finding:
     told = [side for side in found if side.told]
     untold = some([names[side.pair] for side in found if not side.told])
     unclear = f"; not to be told of {untold}, which lie either way, or are few" if untold else ""
-    rows = np.unique(np.concatenate([side.swapped for side in found]))
+    rows = exchanged(found)
     if not told:
         return Finding(OK, NAME, f"not to be told of {untold}, which lie either way", data=data)
     if not len(rows):

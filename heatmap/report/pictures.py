@@ -114,8 +114,8 @@ def stages(shown: Sequence[Stage], points: KeypointSet) -> Figure:
 def contact(shown: Sequence[Example], points: KeypointSet) -> Figure:
     """Draws augmented examples in a grid, with their targets over them.
 
-    A ring is a label, in the colour of its point, a cross what is read off its target; the lighter
-    a place, the higher the targets there.
+    A ring is a label, in the colour of its point, a cross what is read off its target, which is
+    laid over the picture in that colour.
 
     Args:
       shown: at least one, of one method, whose maps are targets.
@@ -128,8 +128,9 @@ def contact(shown: Sequence[Example], points: KeypointSet) -> Figure:
         _frame(axis, example.picture, dim=1.0)
         if (maps := example.maps[0]) is not None:
             x0, y0, x1, y1 = example.boxes[0]
-            highest = maps.max(axis=-1)
-            axis.imshow(highest, "magma", alpha=0.7 * highest, extent=(x0, x1, y1, y0))
+            tint = colours[maps.argmax(axis=-1)]  # [h, w, 4]
+            tint[..., 3] = 0.7 * maps.max(axis=-1)
+            axis.imshow(tint, extent=(x0, x1, y1, y0))
         for a, b in points.skeleton:
             axis.plot(*example.truth[[a, b]].T, color="0.6", linewidth=0.7)
         for k, ink in enumerate(colours):
