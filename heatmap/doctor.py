@@ -25,7 +25,7 @@ from heatmap.errors import UserError, guard
 from heatmap.keypoints import LABELLED
 
 _REPORT, _SHEET = "doctor.json", "contact_sheet.png"
-_EXAMPLES, _DPI = 12, 80  # of the contact sheet
+_EXAMPLES, _DPI = 8, 80  # of the contact sheet
 
 
 def examine(

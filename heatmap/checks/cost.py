@@ -225,7 +225,7 @@ def describe(config: Config, splits: Mapping[str, Any], cost: Cost) -> Finding:
     if cost.device_bytes is not None:
         memory = f"{_bytes(cost.device_bytes)} of memory a device{_room()}; {memory}"
     message = (
-        f"{1e3 * cost.step:.3g} ms a step, {size / cost.step:.3g} images/s, waits for input "
+        f"{1e3 * cost.step:.4g} ms a step, {size / cost.step:.4g} images/s, waits for input "
         f"{cost.waiting:.0%}; {steps} steps and {times} evaluations of {cost.evaluation:.2g} s "
         f"take about {_duration(total)}, to compile {cost.compiling:.2g} s; {memory}"
     )

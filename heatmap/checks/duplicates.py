@@ -18,7 +18,7 @@ from heatmap.checks.finding import FAIL, OK, WARN, Finding
 
 NAME = "duplicates"
 _CELLS = 16
-_ALIKE = 0.98  # correlation of two pictures
+_ALIKE = 0.985  # correlation of two pictures
 _LEAST_CONTRAST = 1.0  # grey levels: a picture that differs less from the mean tells nothing
 _CHUNK = 1024
 _SHOWN = 4
@@ -44,32 +44,31 @@ def check(hashes: np.ndarray, cells: np.ndarray, names: np.ndarray, ids: np.ndar
     groups = _equal(hashes)
     across = [group for group in groups if len(set(names[group])) > 1]
     within = [group for group in groups if len(set(names[group])) == 1]
-    near, twins = _near(cells, names, hashes)
+    near = _near(cells, names, hashes)
     data: dict[str, Any] = {
         "pictures": len(ids),
         "across_splits": [_spelt(group, names, ids) for group in across],
         "within_a_split": [_spelt(group, names, ids) for group in within],
         "near_across_splits": [_spelt(pair, names, ids) for pair in near],
-        "held_out_with_a_near_twin": twins,
     }
     held_out = int(np.sum(names != "train"))
     if across:
         message = (
-            f"{len(across)} pictures are in more than one split, to the pixel, so that scores are "
-            "too good: keep one of each, or hold out whole groups (data.split.group_by)"
+            f"the same picture, to the pixel, is in several splits {_times(len(across))}, so that "
+            "scores are too good: keep one of each, or hold out whole groups (data.split.group_by)"
         )
-        return Finding(FAIL, NAME, message, _shown(data["across_splits"]), data)
+        return Finding(FAIL, NAME, message, _shown(data["across_splits"], " = "), data)
     told = []
-    if twins:
+    if near:
         told.append(
-            f"{twins} of {held_out} held-out pictures look nearly the same as one of another "
+            f"{len(near)} of {held_out} held-out pictures look nearly the same as one of another "
             "split, so that scores may be too good: if they are frames of one video, hold out "
             "whole groups or raise data.split.gap"
         )
     if within:
-        told.append(f"{len(within)} pictures are in one split more than once")
+        told.append(f"the same picture is in one split {_times(len(within))}")
     if told:
-        rows = _shown([*data["near_across_splits"], *data["within_a_split"]])
+        rows = _shown(data["near_across_splits"], " ≈ ") + _shown(data["within_a_split"], " = ")
         return Finding(WARN, NAME, "; ".join(told), rows, data)
     message = f"{len(ids)} different pictures, none nearly the same as one of another split"
     return Finding(OK, NAME, message, data=data)
@@ -100,12 +99,11 @@ def _equal(hashes: Iterable[str]) -> list[np.ndarray]:
     return [np.array(group) for group in places.values() if len(group) > 1]
 
 
-def _near(cells: np.ndarray, names: np.ndarray, hashes: np.ndarray) -> tuple[list[np.ndarray], int]:
+def _near(cells: np.ndarray, names: np.ndarray, hashes: np.ndarray) -> list[np.ndarray]:
     """Finds pictures of different splits that are nearly, but not exactly, the same.
 
     Returns:
-      The nearest twin of each held-out picture that has one, as pairs of places, the nearest first;
-      and how many there are.
+      The nearest twin of each held-out picture that has one, as pairs of places, the nearest first.
     """
     unit, telling = standard(cells)
     places, likeness = [], []
@@ -118,15 +116,19 @@ def _near(cells: np.ndarray, names: np.ndarray, hashes: np.ndarray) -> tuple[lis
         best = alike.argmax(axis=1)
         places += [np.array([row, twin]) for row, twin in zip(rows, best, strict=True)]
         likeness += list(alike[np.arange(len(rows)), best])
-    order = [i for i in np.argsort(-np.array(likeness), kind="stable") if likeness[i] > _ALIKE]
-    return [places[i] for i in order], len(order)
+    order = np.argsort(-np.array(likeness), kind="stable")
+    return [places[i] for i in order if likeness[i] > _ALIKE]
 
 
 def _spelt(group: np.ndarray, names: np.ndarray, ids: np.ndarray) -> list[str]:
     return [f"{names[place]}: {ids[place]}" for place in group]
 
 
-def _shown(groups: list[list[str]]) -> tuple[str, ...]:
-    rows = tuple(" = ".join(group) for group in groups[:_SHOWN])
+def _times(count: int) -> str:
+    return "(once)" if count == 1 else f"({count} times)"
+
+
+def _shown(groups: list[list[str]], sign: str) -> tuple[str, ...]:
+    rows = tuple(sign.join(group) for group in groups[:_SHOWN])
     left = len(groups) - _SHOWN
     return (*rows, f"and {left} more in doctor.json") if left > 0 else rows

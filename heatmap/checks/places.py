@@ -19,6 +19,7 @@ _MOST = 1000  # at once: the regression takes the third power of this
 _COMMON = 0.9  # of the instances, in which a point must be labelled to count for the middle
 _FAR = 10.0  # standard deviations from the prediction
 _WORSE = 1.25  # times as far off as a guess without looking, typically
+_LEAST_OFF = 0.1  # of the picture: of things in its middle there is nothing to tell
 _RIDGES = 10.0 ** np.arange(-5, 3)
 _SHOWN = 5
 
@@ -49,10 +50,13 @@ def check(records, first: np.ndarray, cells: np.ndarray) -> Finding:
     off = np.linalg.norm(errors, axis=1)
     usual = float(np.median(off))
     guess = float(np.median(np.linalg.norm(middle - np.median(middle, axis=0), axis=1)))
-    furthest = max(_FAR * usual / shapes.RAYLEIGH, _WORSE * guess)
+    furthest = max(_FAR * usual / shapes.RAYLEIGH, _WORSE * guess, _LEAST_OFF)
     data: dict[str, Any] = {"usual": usual, "guess": guess, "furthest_usual": furthest}
     if furthest > 2 * guess:
-        message = "where the labels lie cannot be told from very small pictures: not looked for"
+        message = (
+            "very small pictures do not tell where the labels lie, or these lie in one place: not "
+            "looked for"
+        )
         return Finding(OK, NAME, message, data=data)
     order = np.argsort(-off, kind="stable")
     wrong = rows[order[off[order] > furthest]]
