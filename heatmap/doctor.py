@@ -25,7 +25,7 @@ from heatmap.errors import UserError, guard
 from heatmap.keypoints import LABELLED
 
 _REPORT, _SHEET = "doctor.json", "contact_sheet.png"
-_EXAMPLES, _DPI = 8, 80  # of the contact sheet
+_EXAMPLES, _DPI = 8, 72  # of the contact sheet
 
 
 def examine(
@@ -185,7 +185,8 @@ def main(arguments: list[str] | None = None) -> None:
     from heatmap import compilation, state
 
     compilation.keep()
-    state.divide_cpu(config.train.batch_size)  # as a run does
+    if arguments is None:  # a process of its own, in which JAX has not started
+        state.divide_cpu(config.train.batch_size)  # as a run does
 
     import input_pipeline
 

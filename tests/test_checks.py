@@ -541,6 +541,24 @@ def test_the_whole_run_is_estimated_from_a_few_steps():
     assert numbers["host_bytes"] > 1e8
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"data.cache": "device", "augment.where": "device", "model.name": "regression"},
+        {"model.name": "vit", "model.backbone": "tiny16", "model.keep_features": True},
+    ],
+)
+def test_steps_are_taken_however_the_pictures_travel(settings):
+    loss = "coordinate_mse" if settings["model.name"] == "regression" else "mse"
+    random = {"model.backbone_init": "random", "data.channels": 3, "loss.name": loss}
+    config = make_config(**SMALL, **random, **settings)
+    splits = {"train": figures(20), "val": figures(4)}
+    found = cost.check(config, splits, patience=0.1)
+    assert found.level == OK
+    assert (found.data["features"] > 0) == config.model.keep_features
+
+
 COST = cost.Cost(
     compiling=10.0,
     step=0.5,
