@@ -325,7 +325,7 @@ def test_a_background_that_all_share_makes_no_pictures_alike():
     found = np.repeat(pictures(1), 30, axis=0).astype(float)
     for i, picture in enumerate(found):
         y, x = 12 * (i // 6), 20 * (i % 6)
-        picture[y : y + 24, x : x + 24] = 0
+        picture[y : y + 6, x : x + 6] = 0
     found = (found + rng.normal(0, 2, found.shape)).clip(0, 255).astype(np.uint8)
     assert not compared(found).data["near_across_splits"]
 
