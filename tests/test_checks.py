@@ -11,7 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heatmap import decoding, geometry, prediction_table
-from heatmap.checks import codec, cost, duplicates, frames, outliers, places, shapes, sides, trained
+from heatmap.checks import (
+    codec,
+    cost,
+    duplicates,
+    frames,
+    outliers,
+    places,
+    shapes,
+    sides,
+    trained,
+    trips,
+)
 from heatmap.checks.finding import FAIL, OK, WARN
 from heatmap.errors import UserError
 from heatmap.keypoints import KeypointSet
@@ -416,11 +427,11 @@ def test_half_a_pixel_of_the_input_is_noticed_too():
 
     config = make_config(**SMALL)
     records = figures(40)
-    trip = codec._evaluated(config, records)
+    trip = trips.evaluated(config, records)
     with (
         mock.patch.object(decoding.geometry, "rescale", naive),
-        mock.patch.object(codec, "_evaluated", return_value=trip),
-        mock.patch.object(codec, "_augmented", return_value=trip),
+        mock.patch.object(trips, "evaluated", return_value=trip),
+        mock.patch.object(trips, "augmented", return_value=trip),
     ):
         found = codec.check(config, records)
     assert found.level == FAIL
@@ -475,7 +486,7 @@ def test_centimetres_follow_the_scale_of_the_pictures():
 
 def test_a_sweep_has_every_sub_pixel_offset_and_keeps_from_the_border():
     config = make_config(**SMALL)
-    points = geometry.rescale(codec.sweep(config, (64, 64)), (64, 64), (32, 32))
+    points = geometry.rescale(trips.sweep(config, (64, 64)), (64, 64), (32, 32))
     assert points.min() >= 31 / 4
     assert points.max() <= 31 * 3 / 4
     offsets = (points % 1).reshape(-1, 2)

@@ -66,7 +66,7 @@ COMMANDS = {
     "serve",
 }
 COMMANDS |= {"report.__main__", "report.examples"}  # the rest of `report` reads saved files only
-COMMANDS |= {"checks.codec", "checks.cost"}  # the rest of `checks` is given arrays and files
+COMMANDS |= {f"checks.{name}" for name in ("codec", "trips", "cost")}  # the rest needs no data
 ROOMS = {
     **dict.fromkeys(GROUND, "ground"),
     **dict.fromkeys(PARTS, "parts"),

@@ -6,83 +6,25 @@ and through that of evaluation.
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from heatmap import decoding, geometry
+from heatmap.checks import trips
 from heatmap.checks.finding import FAIL, OK, WARN, Finding
+from heatmap.checks.trips import Trip
 from heatmap.config import Config
 from heatmap.fields import choose
 from heatmap.losses import LOSSES
-from heatmap.report import budget
 
 NAME = "codec"
-_POINTS = 4096
-_MARGIN = 4.0  # σ: nearer to the border a Gaussian is cut off
-# Heatmap pixels. Every decoder errs as often to one side as to the other inside a map; what is left
-# of the sweep's own unevenness is a fifth of this.
+# Heatmap pixels. Every decoder errs as often to one side as to the other inside a map; the sweep's
+# own unevenness leaves argmax with a tenth of this.
 _BIAS = 0.02
 _POOR = 0.1  # an RMSE that another decoder may be worth choosing for
 _ROUNDING = 1e-3  # of single precision and the sweep
-# Both coordinates of numbers whose multiples fill a square evenly (Roberts' R2 sequence).
-_EVEN = np.array([0.7548776662466927, 0.5698402909980532])
-
-
-@dataclasses.dataclass(frozen=True)
-class Trip:
-    """Points on their way.
-
-    Attributes:
-      original: [N, K, 2] in pixels of the original pictures.
-      network: [N, K, 2] float32 in pixels of the network's input, renamed where that is mirrored.
-      affines: [N, 3, 3] input_from_original.
-      permutation: [K], how a mirror renames.
-    """
-
-    original: np.ndarray
-    network: np.ndarray
-    affines: np.ndarray
-    permutation: np.ndarray
-
-    def errors(self, config: Config) -> np.ndarray:
-        """Reads perfect targets of the points and returns what is off, [N, K, 2] original px."""
-        found = budget.read_targets(config, self.network).astype(np.float64)
-        back = geometry.apply(geometry.invert(self.affines), found)
-        mirrored = np.linalg.det(self.affines[:, :2, :2]) < 0
-        return np.where(mirrored[:, None, None], back[:, self.permutation], back) - self.original
-
-    def in_maps(self, errors: np.ndarray, config: Config) -> np.ndarray:
-        """Turns errors in original pixels into those in pixels of the map."""
-        return errors @ np.swapaxes(self.affines[:, :2, :2], 1, 2) / stride(config)
-
-
-def stride(config: Config) -> np.ndarray:
-    """Returns (x, y), input pixels in a heatmap pixel; 1 for a model without maps."""
-    if choose(LOSSES, config.loss.name, "loss.name").trains == "coordinates":
-        return np.ones(2)
-    size, maps = config.data.image_size, config.targets.heatmap_size
-    return np.array([size[1] / maps[1], size[0] / maps[0]])
-
-
-def sweep(config: Config, shape: Sequence[int], start: int = 0) -> np.ndarray:
-    """Spreads points evenly over the inside of the maps, at every sub-pixel offset.
-
-    Args:
-      config: its sizes and `targets.sigma` apply.
-      shape: of the result, without the last axis.
-      start: another one continues an earlier sweep.
-
-    Returns:
-      [*shape, 2] in pixels of the network's input.
-    """
-    height, width = config.targets.heatmap_size
-    last = np.array([width - 1.0, height - 1.0])
-    margin = np.minimum(_MARGIN * config.targets.sigma, last / 4)
-    place = (0.5 + np.arange(start, start + int(np.prod(shape)))[:, None] * _EVEN) % 1
-    points = margin + place * (last - 2 * margin)
-    return geometry.rescale(points, (height, width), config.data.image_size).reshape(*shape, 2)
 
 
 def promised(config: Config, name: str) -> float:
@@ -93,7 +35,7 @@ def promised(config: Config, name: str) -> float:
     sigma, decoder = config.targets.sigma, config.decoder
     kind = choose(LOSSES, config.loss.name, "loss.name").trains
     worst = float(np.sqrt(0.5))  # any decoder must beat the largest pixel
-    if _MARGIN * sigma > (min(config.targets.heatmap_size) - 1) / 2:
+    if trips.MARGIN * sigma > (min(config.targets.heatmap_size) - 1) / 2:
         return worst  # such a map has no inside
     if name in ("dark", "coordinates"):
         return 0.0
@@ -116,10 +58,13 @@ def check(config: Config, records) -> Finding:
     kind = choose(LOSSES, config.loss.name, "loss.name").trains
     own = decoding.decoder_name(config)
     others = [n for n, d in decoding.DECODERS.items() if kind in d.reads and n != own]
-    trips = {"evaluated": _evaluated(config, records), "augmented": _augmented(config, records)}
+    routes = {
+        "evaluated": trips.evaluated(config, records),
+        "augmented": trips.augmented(config, records),
+    }
     scale = _px_per_cm(records)
     measured = {
-        name: {route: _measure(trip, config, name, scale) for route, trip in trips.items()}
+        name: {route: _measure(trip, config, name, scale) for route, trip in routes.items()}
         for name in (own, *others)
     }
     labels = _at_labels(config, records)
@@ -153,10 +98,8 @@ def _judge(
             f"targets.sigma than {config.targets.sigma:g}; {numbers}"
         )
     if rmse > _POOR:
-        return (
-            WARN,
-            f"{own} by itself is off by {rmse:.2f} heatmap pixels{_advice(own, config)}: {numbers}",
-        )
+        advice = _advice(own, config)
+        return WARN, f"{own} by itself is off by {rmse:.2f} heatmap pixels{advice}: {numbers}"
     if labels["rmse_heatmap"] is not None and labels["rmse_heatmap"] > max(_POOR, 2 * rmse):
         return WARN, (
             f"{own} is pulled inside near the border of the map, where {labels['near_border']:.0%} "
@@ -181,9 +124,8 @@ def _table(measured: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
     rows = [f"{'px':<{width}}  " + "  ".join(f"{head:>8}" for head in heads)]
     for name, routes in measured.items():
         straight = routes["evaluated"]
-        numbers = [f"{value:+.3f}" for value in straight["bias_px"]] + [
-            f"{straight['rmse_px']:.3f}"
-        ]
+        numbers = [f"{value:+.3f}" for value in straight["bias_px"]]
+        numbers += [f"{straight['rmse_px']:.3f}"]
         numbers += [f"{straight['rmse_cm']:.4f}"] if in_cm else []
         numbers += [f"{routes['augmented']['rmse_px']:.3f}"]
         cells = (f"{n:>{max(8, len(h))}}" for n, h in zip(numbers, heads, strict=True))
@@ -214,74 +156,11 @@ def _px_per_cm(records) -> float | None:
     return float(np.median(known)) if len(known) else None
 
 
-def _evaluated(config: Config, records) -> Trip:
-    """Sends the sweep through the affines of evaluation."""
-    from input_pipeline import batching
-
-    few = records.take(slice(_enough(records)))
-    affines = batching.eval_affines(few, config)
-    return _trip(
-        config, few, affines, lambda changed: batching.eval_batches(changed, config, features={})
-    )
-
-
-def _augmented(config: Config, records) -> Trip:
-    """Sends the sweep through the affines that the first epoch draws, mirrors included."""
-    from input_pipeline import batching
-
-    few = records.take(slice(_enough(records)))
-    steps = batching.last_step_of(1, len(few), config.train.batch_size)
-
-    def batches(changed):
-        return batching.train_batches(changed, config, 0, steps, features={})
-
-    drawn = _joined(batches(few), len(few))
-    affines = np.empty((len(few), 3, 3))
-    affines[drawn["row"]] = drawn["input_from_original"]  # they do not depend on the points
-    return _trip(config, few, affines, batches)
-
-
-def _enough(records) -> int:
-    return -(-_POINTS // records.points.count)
-
-
-def _trip(config: Config, records, affines: np.ndarray, batches) -> Trip:
-    """Puts the sweep where `affines` will take it to, and lets batches be made of it.
-
-    Small data sets are gone through several times, each time with other points.
-    """
-    passes = -(-_enough(records) // len(records))
-    shape = (len(records), records.points.count)
-    originals, parts = [], []
-    for start in range(passes):
-        wanted = sweep(config, shape, start * int(np.prod(shape)))
-        original = geometry.apply(geometry.invert(affines), wanted)
-        changed = dataclasses.replace(records, keypoints=original, labelled=np.ones(shape, bool))
-        part = _joined(batches(changed), len(records))
-        parts.append(part)
-        originals.append(original[part["row"]])
-    return Trip(
-        original=np.concatenate(originals),
-        network=np.concatenate([part["keypoints"] for part in parts]),
-        affines=np.concatenate([part["input_from_original"] for part in parts]),
-        permutation=records.points.flip_permutation(),
-    )
-
-
-def _joined(batches: Iterable[Mapping[str, np.ndarray]], count: int) -> dict[str, np.ndarray]:
-    """Joins the first examples of batches; those of a second epoch, and padding, come after."""
-    every = list(batches)
-    return {
-        name: np.concatenate([batch[name] for batch in every])[:count]
-        for name in ("row", "keypoints", "input_from_original")
-    }
-
-
 def _at_labels(config: Config, records) -> dict[str, Any]:
     """Measures the codec where the labels lie, borders included."""
     from input_pipeline import batching
 
-    few = records.take(slice(_enough(records)))
+    few = records.take(slice(trips.enough(records)))
     affines = batching.eval_affines(few, config)
     network = geometry.apply(affines, few.keypoints)
     counted = few.labelled & geometry.inside(network, config.data.image_size)
@@ -292,7 +171,7 @@ def _at_labels(config: Config, records) -> dict[str, Any]:
     errors = trip.errors(config)
     size, maps = config.data.image_size, config.targets.heatmap_size
     places = geometry.rescale(network, size, maps)
-    margin = _MARGIN * config.targets.sigma
+    margin = trips.MARGIN * config.targets.sigma
     deep = (places >= margin).all(-1) & (places <= np.array(maps[::-1]) - 1 - margin).all(-1)
     return {
         "rmse_px": _rmse(errors[counted]),

@@ -34,15 +34,26 @@ class Finding:
         """Lays the finding out for reading."""
         begin = f"{self.level:<{_LEVEL}}{self.check:<{_NAME}}"
         margin = " " * len(begin)
-        message = textwrap.fill(
-            self.message,
-            _WIDTH,
-            initial_indent=begin,
-            subsequent_indent=margin,
-            break_long_words=False,
-            break_on_hyphens=False,
+        return "\n".join(
+            [
+                _filled(self.message, begin, margin),
+                *(_filled(row, margin, margin) for row in self.rows),
+            ]
         )
-        return "\n".join([message, *(margin + row for row in self.rows)])
+
+
+def _filled(text: str, first: str, others: str) -> str:
+    """Breaks a long line; a short one, such as a table's, keeps its blanks."""
+    if len(first + text) <= _WIDTH:
+        return first + text
+    return textwrap.fill(
+        text,
+        _WIDTH,
+        initial_indent=first,
+        subsequent_indent=others,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def failed(findings: Sequence[Finding]) -> bool:
