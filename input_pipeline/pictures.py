@@ -71,6 +71,32 @@ def keep(records: Records, config: DataConfig) -> Records:
     return dataclasses.replace(records, kept=Kept(pictures, factors), notes=(*records.notes, note))
 
 
+def each(records: Records, config: DataConfig) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields every picture that records name once, decoded and upright.
+
+    Args:
+      records: whose pictures are in memory, kept, or files.
+      config: how many threads read them.
+
+    Yields:
+      The first row that shows it, and uint8 [H, W, C]; as it is kept where it is.
+
+    Raises:
+      UserError: if a file is gone or broken.
+    """
+    if records.pixels is not None:
+        yield from enumerate(records.pixels)
+        return
+    rows = np.sort(np.unique(records.files, return_index=True)[1])
+    names = [str(file) for file in records.files[rows]]
+    if records.kept:
+        yield from ((int(r), records.kept.pictures[n]) for r, n in zip(rows, names, strict=True))
+        return
+    turned = dict(zip(names, records.orientations[rows].tolist(), strict=True))
+    decoded = _decoded(turned, dict.fromkeys(names, 1), config)
+    yield from ((int(row), picture) for row, (_, picture) in zip(rows, decoded, strict=True))
+
+
 def decode(path):
     """Reads a picture file as RGB, uint8 [H, W, 3]."""
     image = tf.io.decode_image(tf.io.read_file(path), channels=3, expand_animations=False)

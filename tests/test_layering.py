@@ -51,6 +51,7 @@ PARTS = {  # what a run is put together from, and the tools that read its files
     "workdir",
     "writers",
     "report",
+    "checks",
 }
 COMMANDS = {
     "train",
@@ -66,6 +67,7 @@ COMMANDS = {
     "serve",
 }
 COMMANDS |= {"report.__main__", "report.examples"}  # the rest of `report` reads saved files only
+COMMANDS |= {f"checks.{name}" for name in ("codec", "trips", "cost")}  # the rest needs no data
 ROOMS = {
     **dict.fromkeys(GROUND, "ground"),
     **dict.fromkeys(PARTS, "parts"),
