@@ -7,17 +7,14 @@ network and decoder are inside. Before it takes its place it has to find the poi
 finds on a picture of the validation split.
 """
 
-import argparse
 import dataclasses
 import importlib.metadata
 import pathlib
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import numpy as np
-
-from heatmap import compilation, run as run_lib, state, workdir
+from heatmap import compilation, state, workdir
+from heatmap import run as run_lib
 from heatmap.command_line import parser
 from heatmap.config import Config
 from heatmap.errors import UserError, guard
@@ -60,9 +57,7 @@ FORMATS = {
 }
 
 
-def export(
-    folder: pathlib.Path, kind: str, out: pathlib.Path, config: Config, boxes: bool
-) -> str:
+def export(folder: pathlib.Path, kind: str, out: pathlib.Path, config: Config, boxes: bool) -> str:
     """Writes an artefact of the best checkpoint of a workdir.
 
     Args:

@@ -65,8 +65,9 @@ def write_around(
       points: their names.
       metadata: facts that JSON can hold; inputs, outputs and points are added.
     """
-    np.savez_compressed(folder / "golden.npz", **golden.inputs, **golden.outputs)
-    sheet.save(folder / "golden.png", picture(golden, points))
+    arrays: dict[str, Any] = {**golden.inputs, **golden.outputs}
+    np.savez_compressed(folder / "golden.npz", **arrays)
+    sheet.save(folder / "golden.png", _picture(golden, points))
     told = {
         **metadata,
         "points": list(points.names),
@@ -94,11 +95,19 @@ _OUTPUTS = {
 }
 
 
-def picture(golden: Golden, points: KeypointSet) -> np.ndarray:
-    """Draws the golden picture with the points to be found on it, and its maps where they fit."""
-    image, found = golden.inputs["image"], golden.outputs["points"][None]
-    unlabelled = np.zeros(found.shape[:2], bool)
-    return sheet.draw(image[None], None, found, found, unlabelled, points, "to be found (+)")
+def _picture(golden: Golden, points: KeypointSet) -> np.ndarray:
+    """Draws the golden picture with the points that are to be found on it, and the maps."""
+    image, found = golden.inputs["image"], golden.outputs["points"]
+    maps = golden.outputs.get("maps") if golden.covered else None
+    return sheet.draw(
+        image[None],
+        None if maps is None else maps[None],
+        found[None],
+        found[None],
+        np.zeros((1, points.count), bool),
+        points,
+        "golden picture",
+    )
 
 
 def check(folder: pathlib.Path) -> str:

@@ -27,10 +27,12 @@ class Golden:
     Attributes:
       inputs: `image` uint8 RGB [H, W, 3] and, for models of boxes, `box` [4] float32.
       outputs: of the artefact, as the program itself computes them, by name.
+      covered: whether the network's input, and so a map, is the picture and no more.
     """
 
     inputs: dict[str, np.ndarray]
     outputs: dict[str, np.ndarray]
+    covered: bool
 
 
 def choose(folder: pathlib.Path, run: Run, boxed: bool) -> Golden:
@@ -61,7 +63,8 @@ def choose(folder: pathlib.Path, run: Run, boxed: bool) -> Golden:
     inputs = {"image": np.round(image).astype(np.uint8)}
     if boxed:
         inputs["box"] = geometry.scale(records.boxes[row], 1 / factor).astype(np.float32)
-    return Golden(inputs, evaluator(run)(*inputs.values()))
+    covered = not boxed and run.config.data.fit == "stretch"
+    return Golden(inputs, evaluator(run)(*inputs.values()), covered)
 
 
 def evaluator(run: Run) -> Callable[..., dict[str, np.ndarray]]:

@@ -4,6 +4,8 @@ Values of the graph are names, as in the file; arrays that are known already bec
 """
 
 import dataclasses
+import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -41,17 +43,33 @@ class Graph:
         return made[0] if outputs == 1 else made
 
     def name(self, value: Value) -> str:
-        """Returns a name of the graph; an array is stored under one, small equal ones once."""
+        """Returns a name of the graph; an array is stored under one, equal ones once."""
         if isinstance(value, str):
             return value
         array = np.asarray(value)
-        key = (array.tobytes(), array.shape, array.dtype.str) if array.size <= 16 else id(array)
+        key = hashlib.sha256(array.tobytes()).digest(), array.shape, array.dtype.str
         if key not in self._known:
             self._known[key] = self._fresh()
             tensor = numpy_helper.from_array(np.ascontiguousarray(array), self._known[key])
             tensor.dims[:] = array.shape  # what is contiguous has an axis at least
             self.initialisers.append(tensor)
         return self._known[key]
+
+    def reshape(self, value: Value, shape: Sequence[int]) -> Value:
+        """Gives a value another shape; what is known is reshaped now."""
+        if isinstance(value, str):
+            return self.add("Reshape", value, np.array(shape, np.int64))
+        return value.reshape(shape)
+
+    def transpose(self, value: Value, order: Sequence[int]) -> Value:
+        """Puts the axes of a value in another order; what is known is transposed now."""
+        if isinstance(value, str):
+            return self.add("Transpose", value, perm=list(order))
+        return value.transpose(order)
+
+    def cast(self, value: Value, dtype) -> str:
+        """Gives a value another type."""
+        return self.add("Cast", value, to=_type(dtype))
 
     def _fresh(self) -> str:
         self._count += 1
@@ -72,7 +90,7 @@ class Graph:
         for name, (value, _) in outputs.items():
             self.nodes.append(helper.make_node("Identity", [self.name(value)], [name]))
         given = [
-            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(dtype), shape)
+            helper.make_tensor_value_info(name, _type(dtype), shape)
             for name, (dtype, shape) in inputs.items()
         ]
         found = [
@@ -90,6 +108,10 @@ class Graph:
         return model
 
 
+def _type(dtype) -> int:
+    return helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+
+
 @dataclasses.dataclass(frozen=True)
 class Number:
     """A number that the graph computes, int64 while it is `whole`, else float64."""
@@ -100,7 +122,7 @@ class Number:
 
     def cast(self, dtype) -> str:
         """Returns its value in another type."""
-        return self.graph.add("Cast", self.name, to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+        return self.graph.add("Cast", self.name, to=_type(dtype))
 
     def _join(self, operator: str, *others: "Number | float", divide: bool = False) -> "Number":
         """Applies an operator to numbers, in float64 if one of them is not whole."""

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from heatmap import axes, decoding, geometry, processes
 from heatmap import run as run_lib
 from heatmap.config import Config
+from heatmap.errors import UserError
 from heatmap.export import resampling
 from heatmap.keypoints import KeypointSet
 from heatmap.run import Run
@@ -20,6 +21,8 @@ from heatmap.run import Run
 Outputs = dict[str, jax.Array]
 # (what the network gave [1, …], original_from_input [3, 3]) -> further outputs by name.
 Extra = Callable[[jax.Array, jax.Array], Mapping[str, jax.Array]]
+
+_MOST_GIGABYTES = 1.9  # beside them the file holds the program
 
 # Kernels that only one kind of device has, half precision and memory saved for gradients are
 # matters of training.
@@ -78,8 +81,17 @@ def build(run: Run, boxed: bool, extra: Extra = nothing) -> Program:
       run: a trained run, on any devices.
       boxed: whether pictures come with the box of an instance.
       extra: further outputs, in JAX.
+
+    Raises:
+      UserError: if the weights are too large for a file of any format.
     """
     weights = jax.tree.map(processes.whole, run.weights)
+    size = sum(array.nbytes for array in jax.tree.leaves(weights)) / 1e9
+    if size > _MOST_GIGABYTES:
+        raise UserError(
+            f"The weights have {size:.1f} GB, and a file of StableHLO, TensorFlow or ONNX holds 2: "
+            "choose a smaller model.backbone."
+        )
     config = run.config
 
     def core(pixels, original_from_input):

@@ -33,9 +33,9 @@ class Neighbours(NamedTuple):
 
 def grey(image) -> jax.Array:
     """Turns uint8 [H, W, 3] into whole numbers [H, W, 1], as tf.image.rgb_to_grayscale does."""
-    red, green, blue = (image[..., i : i + 1].astype(jnp.float32) * (1 / 255) for i in range(3))
-    mixed = GREY[0] * red + GREY[1] * green + GREY[2] * blue
-    return jnp.floor(mixed * 255.5).astype(jnp.int32)
+    shares = _rounded(image.astype(jnp.float32) * (1 / 255))
+    red, green, blue = jnp.split(_rounded(shares * jnp.array(GREY, jnp.float32)), 3, axis=-1)
+    return jnp.floor((red + green + blue) * 255.5).astype(jnp.int32)
 
 
 def resample(image, down: Axis, across: Axis, size: Size) -> jax.Array:
@@ -56,10 +56,21 @@ def resample(image, down: Axis, across: Axis, size: Size) -> jax.Array:
     sums = _block_sums(sums.swapaxes(0, 1), across, columns).swapaxes(0, 1)  # [2h, 2w, C]
     area = (down.factor * across.factor).astype(jnp.float32)
     means = sums.astype(jnp.float32) * (1.0 / area)
-    right = columns.share[None, :, None]
-    between = (1 - right) * means[:, : size[1]] + right * means[:, size[1] :]
-    below = rows.share[:, None, None]
-    return jnp.round((1 - below) * between[: size[0]] + below * between[size[0] :])
+    between = _blend(means[:, : size[1]], means[:, size[1] :], columns.share[None, :, None])
+    return jnp.round(_blend(between[: size[0]], between[size[0] :], rows.share[:, None, None]))
+
+
+def _blend(first, second, share) -> jax.Array:
+    return _rounded((1 - share) * first) + _rounded(share * second)
+
+
+def _rounded(product) -> jax.Array:
+    """Keeps a product, which is not negative, from being fused with the sum that it goes into.
+
+    TensorFlow rounds both. Half of all grey values between two pixels lie halfway between whole
+    numbers in some ratios, and the last bit decides which way these go.
+    """
+    return jnp.maximum(product, 0.0)
 
 
 def neighbours(axis: Axis, size, count: int) -> Neighbours:
@@ -72,7 +83,7 @@ def neighbours(axis: Axis, size, count: int) -> Neighbours:
     """
     factor = axis.factor.astype(jnp.int32)
     last = (size + factor - 1) // factor - 1
-    place = axis.step * jnp.arange(count, dtype=jnp.float32) + axis.start
+    place = _rounded(axis.step * jnp.arange(count, dtype=jnp.float32)) + axis.start
     place = jnp.clip(place, 0.0, last.astype(jnp.float32))
     before = jnp.floor(place)
     whole = before.astype(jnp.int32)
