@@ -34,15 +34,24 @@ def write(
 
     @tf.function(input_signature=inputs, autograph=False)
     def predict(image, *box):
-        return core(*_read(image, box, config))
+        return core(*read(image, box, config))
 
     module = tf.Module()
     module.predict = predict
     tf.saved_model.save(module, str(folder), signatures={"serving_default": predict})
 
 
-def _read(image, box, config: DataConfig):
-    """Maps a picture to what the network sees of it, float32, and the affine that leads back."""
+def read(image, box, config: DataConfig):
+    """Maps a picture to what the network sees of it and the affine that leads back.
+
+    Args:
+      image: uint8 RGB [H, W, 3].
+      box: a tuple that holds one [4], or nothing.
+      config: `fit`, `box_padding`, `image_size` and `channels` apply.
+
+    Returns:
+      (pixels [h, w, C] float32, whole numbers; original_from_input [3, 3] float32).
+    """
     if box:
         down, across = axes.of_box(tf.cast(box[0], tf.float64), config, tnp)
     else:
