@@ -7,8 +7,10 @@ import pytest
 from flax import nnx
 from jax import lax
 
+from heatmap import decoding
 from heatmap.errors import UserError
 from heatmap.models import ops
+from tests.helpers import make_config
 
 pytest.importorskip("onnxruntime")  # of the extra `export`
 
@@ -150,6 +152,19 @@ def test_an_operator_does_what_jax_does(name):
 def test_operators_with_settings(function):
     expected = jax.jit(function)(X, Y)
     np.testing.assert_allclose(converted(function, X, Y), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
+@pytest.mark.parametrize("name", sorted(set(decoding.DECODERS) - {"coordinates"}))
+def test_every_decoder(name, loss):
+    settings = {"decoder.name": name, "decoder.beta": 20.0, "loss.name": loss}
+    config = make_config(**settings, **{"targets.heatmap_size": (6, 8), "decoder.force": True})
+    for output in ("keypoints", "score", "entropy"):
+
+        def read(maps, output=output):
+            return getattr(decoding.decode(config, maps), output)
+
+        np.testing.assert_allclose(converted(read, X), jax.jit(read)(X), rtol=1e-5, atol=1e-4)
 
 
 def test_equal_constants_are_stored_once():
