@@ -7,6 +7,7 @@ network and decoder are inside. Before it takes its place it has to find the poi
 finds on a picture of the validation split.
 """
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import pathlib
@@ -105,10 +106,11 @@ def _facts(folder: pathlib.Path, run: Run, kind: str) -> dict[str, Any]:
 
 
 def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:  # TensorFlow for CPU has another name
-        return importlib.metadata.version(f"{package}-cpu")
+    """Returns the version that is installed, '' if the package was not installed by that name."""
+    for name in (package, f"{package}-cpu"):  # TensorFlow for CPUs has a name of its own
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(name)
+    return ""
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -24,12 +24,14 @@ PIXELS = 1e-3  # most that a point may be off by
 OTHERS = 1e-3  # relative, of scores and whatever else is given
 
 
-def load(folder=HERE, check=True):
+def load(folder=HERE, check=True, providers=None):
     """Opens the model.
 
     Args:
       folder: of the artefact.
       check: run the golden picture and compare.
+      providers: of onnxruntime, for other devices than the CPU; in 32 bits, or the check fails:
+        [("CUDAExecutionProvider", {"use_tf32": 0})].
 
     Returns:
       A function from an image, uint8 RGB [H, W, 3], to the outputs by name; of a model that reads
@@ -40,7 +42,7 @@ def load(folder=HERE, check=True):
     """
     folder = pathlib.Path(folder)
     metadata = json.loads((folder / "metadata.json").read_text())
-    predict = _RUNTIMES[metadata["format"]](folder)
+    predict = _RUNTIMES[metadata["format"]](folder, *([providers] if providers else []))
     if check:
         inputs, expected = golden(folder)
         wrong = compare(predict(*inputs), expected, metadata["points"])["wrong"]
@@ -119,12 +121,10 @@ def _with_tensorflow(folder):
     return predict
 
 
-def _with_onnxruntime(folder):
+def _with_onnxruntime(folder, providers=("CPUExecutionProvider",)):
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(
-        folder / "model.onnx", providers=onnxruntime.get_available_providers()
-    )
+    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=list(providers))
     names = [output.name for output in session.get_outputs()]
 
     def predict(image, *box):
