@@ -128,6 +128,31 @@ def upright(image, orientation):
     return tf.switch_case(orientation - 1, shown)
 
 
+def read(file: str, orientation: int, factor: int = 1) -> np.ndarray:
+    """Decodes one picture, upright and averaged by a whole number.
+
+    Args:
+      file: its path.
+      orientation: of its EXIF block, to be undone.
+      factor: so many pixels along either side become one.
+
+    Returns:
+      [H, W, 3] uint8.
+
+    Raises:
+      UserError: if the file is gone or broken.
+    """
+    try:
+        image = upright(decode(file), tf.constant(orientation))
+    except tf.errors.OpError:
+        _refuse(file)
+        raise
+    if factor > 1:
+        image = augment.area_average(image, (factor, factor))
+        image = tf.cast(tf.round(image), tf.uint8)
+    return image.numpy()
+
+
 def _factors(records: Records, config: DataConfig) -> dict[str, int]:
     """Says for each file by which whole number its picture may be averaged."""
     factors: dict[str, int] = {}
@@ -151,28 +176,11 @@ def _decoded(
     ):
         for file in [*factors, *[None] * workers]:
             if file:
-                waiting.append((file, pool.submit(_read, file, turned[file], factors[file])))
+                waiting.append((file, pool.submit(read, file, turned[file], factors[file])))
             if waiting and (file is None or len(waiting) > workers):
                 first, picture = waiting.popleft()
                 yield first, picture.result()
                 bar.update()
-
-
-def _read(file: str, orientation: int, factor: int) -> np.ndarray:
-    """Decodes one picture as it is kept.
-
-    Raises:
-      UserError: if the file is gone or broken.
-    """
-    try:
-        image = upright(decode(file), tf.constant(orientation))
-    except tf.errors.OpError:
-        _refuse(file)
-        raise
-    if factor > 1:
-        image = augment.area_average(image, (factor, factor))
-        image = tf.cast(tf.round(image), tf.uint8)
-    return image.numpy()
 
 
 def _on_disk(
