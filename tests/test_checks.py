@@ -453,6 +453,12 @@ def test_plain_soft_argmax_on_squared_error_is_measured_even_if_forced():
     assert found.level == FAIL
 
 
+def test_maps_too_narrow_for_their_decoder_fail():
+    found = codec.check(make_config(**{**SMALL, "targets.sigma": 0.2}), figures(40))
+    assert found.level == FAIL
+    assert "raise targets.sigma from 0.2" in found.message
+
+
 def test_a_window_that_is_too_small_comes_with_the_right_one():
     small = {"decoder.name": "local_soft_argmax", "decoder.radius": 3}
     found = codec.check(make_config(**{**SMALL, "targets.sigma": 3.0}, **small), figures(40))

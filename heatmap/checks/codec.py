@@ -92,10 +92,11 @@ def _judge(
             f"every prediction is off: {numbers}"
         )
     if rmse > limits["rmse"]:
+        wider = f"raise targets.sigma from {config.targets.sigma:g}, which is too narrow for it"
+        advice = wider if own == "dark" else "choose another decoder"
         return FAIL, (
             f"{own} reads perfect maps with an error of {rmse:.2f} heatmap pixels, more than the "
-            f"{limits['rmse']:.3f} of its description: choose another decoder, or a larger "
-            f"targets.sigma than {config.targets.sigma:g}; {numbers}"
+            f"{limits['rmse']:.3f} of its description: {advice}; {numbers}"
         )
     if rmse > _POOR:
         advice = _advice(own, config)
