@@ -104,6 +104,8 @@ def field(record: Any, name: str, kind: type, where: str, default: Any = None) -
         return default
     if not isinstance(value, kind) or isinstance(value, bool):
         raise UserError(f"{where}: {name!r} must be {_KINDS[kind]}, not {_short(value)}.")
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:  # what a table of numbers can hold
+        raise UserError(f"{where}: {name!r} is the number {_short(value)}, too large; mend it.")
     return value
 
 

@@ -13,11 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from heatmap import predict, workdir
 from heatmap import run as run_lib
-from heatmap import workdir
 from heatmap.errors import UserError, guard
 from heatmap.export import __main__ as command
 from heatmap.export import artefact, check, golden, program
+from heatmap.inference import predictor, uncertainty
+from heatmap.inference.uncertainty import Calibration, Steps
 from heatmap.keypoints import KeypointSet
 from heatmap.train import train
 from tests.helpers import MODEL_SETTINGS
@@ -180,6 +182,57 @@ def test_an_artefact_finds_what_the_run_wrote_down(trained, exported, tiny_root,
         assert result["entropy"][k] == pytest.approx(rows["entropy"][i], abs=1e-4)
 
 
+@pytest.fixture(scope="module")
+def calibrated(tiny_root, tmp_path_factory) -> pathlib.Path:
+    """The workdir of a run with a length to measure, and a calibration made up by hand."""
+    folder = tmp_path_factory.mktemp("runs") / "calibrated"
+    train(tiny(tiny_root, **{"data.measurements": (("apart", "bright", "dim"),)}), folder)
+    made_up = Calibration(
+        identity=predictor.open_all([folder]).identity(),
+        levels=(0.8, 0.95),
+        groups=30,
+        examples=30,
+        points={"bright": (1.0, 2.5), "dim": ()},
+        lines={"apart": (0.75, 1.5)},
+        within=0.05,
+        confidence=Steps((0.1, 0.2, 0.3), (0.1, 0.5, 0.9)),
+        visibility=Steps((0.25,), (0.6,)),
+    )
+    uncertainty.save(folder, made_up)
+    return folder
+
+
+@pytest.mark.parametrize("kind", command.FORMATS)
+def test_an_artefact_says_what_heatmap_predict_says(calibrated, kind, tmp_path):
+    """Points, intervals, confidence and lengths, of picture files of all SIZES."""
+    require(kind)
+    images = {f"{h}x{w}": spots(h, w) for h, w in SIZES}
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for name, pixels in images.items():
+        Image.fromarray(pixels).save(pictures / f"{name}.png")
+    predict.main([f"--workdir={calibrated}", str(pictures), f"--out={tmp_path / 'predicted'}"])
+    command.main([f"--workdir={calibrated}", f"--format={kind}", f"--out={tmp_path / 'out'}"])
+    found = run_outside(tmp_path / "out", images, tmp_path)
+    points, lengths = (
+        pq.read_table(tmp_path / "predicted" / f"{name}.parquet").to_pandas()
+        for name in ("points", "lengths")
+    )
+    for name, outputs in found.items():
+        rows = points[points["source"].str.endswith(f"/{name}.png")]
+        np.testing.assert_allclose(outputs["points"], rows[["x", "y"]], rtol=0, atol=1e-3)
+        radii = rows[["radius_80", "radius_95"]]
+        np.testing.assert_allclose(outputs["radius"], radii, rtol=1e-3)
+        np.testing.assert_allclose(outputs["confidence"], rows["confidence"], rtol=1e-6)
+        np.testing.assert_allclose(outputs["visibility"], rows["visibility"], rtol=1e-6)
+        (row,) = lengths[lengths["source"].str.endswith(f"/{name}.png")].to_dict("records")
+        assert outputs["lengths"][0] == pytest.approx(row["px"], abs=2e-3)
+        assert outputs["half_widths"][0, 1] == pytest.approx(row["px_high_95"] - row["px"], 1e-3)
+    told = json.loads((tmp_path / "out" / "metadata.json").read_text())
+    assert told["levels"] == [0.8, 0.95]
+    assert told["measurements"] == [["apart", 0, 1]]
+
+
 @pytest.mark.parametrize("name", sorted(set(MODEL_SETTINGS) - {"unet"}))
 @pytest.mark.parametrize(
     "kind",
@@ -298,13 +351,14 @@ def test_nothing_is_left_of_an_export_that_failed(trained, tmp_path, monkeypatch
 def test_further_outputs_go_inside(trained):
     """The hook of whatever is computed from maps and the way back to the picture."""
 
-    def extra(output, original_from_input):
-        return {"width": original_from_input[0, 0] * output.max(axis=(0, 1, 2))}
+    def extra(found, original_from_input, points):
+        return {"width": original_from_input[0, 0] * found.height[0], "twice": 2 * points}
 
     run = run_lib.open_run(trained)
     image = spots(45, 64)
     found = jax.jit(program.build(run, boxed=False, extra=extra).whole)(image)
     np.testing.assert_allclose(found["width"], 2 * found["maps"].max((0, 1)), rtol=1e-6)
+    np.testing.assert_allclose(found["twice"], 2 * found["points"])
 
 
 def mistakes(folder, tmp_path):

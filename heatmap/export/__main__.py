@@ -19,8 +19,10 @@ from heatmap import run as run_lib
 from heatmap.command_line import parser
 from heatmap.config import Config
 from heatmap.errors import UserError, guard
-from heatmap.export import artefact, golden, onnx_model, program, stablehlo
+from heatmap.export import artefact, golden, intervals, onnx_model, program, stablehlo
 from heatmap.export.program import Program
+from heatmap.inference import uncertainty
+from heatmap.inference.predictor import Predictor
 from heatmap.run import Run
 
 
@@ -84,11 +86,19 @@ def export(folder: pathlib.Path, kind: str, out: pathlib.Path, config: Config, b
         raise UserError(f"{folder} was trained on whole pictures (data.crop='image'): no --boxes.")
     run = run_lib.open_run(folder, config)
     boxed = boxes or config.data.crop == "box"
-    exporting = program.build(run, boxed)
-    chosen_golden = golden.choose(folder, run, boxed)
+    calibration = uncertainty.load(folder, Predictor([run]).identity())
+    exporting = program.build(run, boxed, intervals.extra(calibration, run.points))
+    chosen_golden = golden.choose(folder, run, boxed, calibration)
+    facts = _facts(folder, run, kind)
+    if calibration:
+        facts |= {
+            "levels": list(calibration.levels),
+            "measurements": [list(line) for line in run.points.measurements],
+            "confidence_within": calibration.within,
+        }
     with artefact.making(out) as temporary:
         chosen.write(temporary, exporting)
-        artefact.write_around(temporary, chosen_golden, run.points, _facts(folder, run, kind))
+        artefact.write_around(temporary, chosen_golden, run.points, facts)
         return artefact.check(temporary)
 
 

@@ -92,6 +92,11 @@ _OUTPUTS = {
     "coordinates": "what the network gives, shares of the input's width and height",
     "score": "confidence in [0, 1]",
     "entropy": "nats, of each map as a distribution",
+    "radius": "pixels of the image, of a disc that holds the true point, by level",
+    "confidence": "probability that the point is right",
+    "visibility": "probability that the point is in the picture",
+    "lengths": "pixels of the image, of each measurement",
+    "half_widths": "pixels of the image, how far the true length may be, by level",
 }
 
 

@@ -15,6 +15,11 @@ import numpy as np
 from heatmap import decoding, evaluate, geometry
 from heatmap import run as run_lib
 from heatmap.checkpoint import LATEST, Checkpoints
+from heatmap.inference import predictor
+from heatmap.inference.instances import Instances
+from heatmap.inference.uncertainty import Calibration
+from heatmap.keypoints import KeypointSet
+from heatmap.pairs import distance
 from heatmap.run import Run
 
 _LARGEST = 1024  # pixels of its longer side: it travels with the artefact
@@ -35,13 +40,16 @@ class Golden:
     covered: bool
 
 
-def choose(folder: pathlib.Path, run: Run, boxed: bool) -> Golden:
+def choose(
+    folder: pathlib.Path, run: Run, boxed: bool, calibration: Calibration | None = None
+) -> Golden:
     """Takes the first validation picture of a run's data.
 
     Args:
       folder: the workdir, to recognise the data.
       run: the run, with `data.root` where the data are now.
       boxed: whether the box of the instance belongs to the inputs.
+      calibration: of the run, or None.
 
     Raises:
       UserError: if the data are not there or have changed.
@@ -64,10 +72,12 @@ def choose(folder: pathlib.Path, run: Run, boxed: bool) -> Golden:
     if boxed:
         inputs["box"] = geometry.scale(records.boxes[row], 1 / factor).astype(np.float32)
     covered = not boxed and run.config.data.fit == "stretch"
-    return Golden(inputs, evaluator(run)(*inputs.values()), covered)
+    return Golden(inputs, evaluator(run, calibration)(*inputs.values()), covered)
 
 
-def evaluator(run: Run) -> Callable[..., dict[str, np.ndarray]]:
+def evaluator(
+    run: Run, calibration: Calibration | None = None
+) -> Callable[..., dict[str, np.ndarray]]:
     """Returns what predicts one picture as evaluation does, in float32: (image, box) -> outputs."""
     from input_pipeline import augment, pictures
 
@@ -93,8 +103,39 @@ def evaluator(run: Run) -> Callable[..., dict[str, np.ndarray]]:
         original = geometry.invert(affine)
         points = geometry.apply(original, found.keypoints[0].astype(np.float64))
         outputs = {"points": points.astype(np.float32)}
+        if calibration:
+            outputs |= _intervals(calibration, run.points, found, affine)
         if decoding.decoder_name(config) == "coordinates":
             return outputs | {"coordinates": output[0]}
         return outputs | {"maps": output[0], "score": found.score[0], "entropy": found.entropy[0]}
 
     return predict
+
+
+def _intervals(
+    calibration: Calibration, points: KeypointSet, decoded: decoding.Decoded, affine: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Returns what `intervals.extra` adds, as heatmap.predict computes it."""
+    places, covariance, unit = predictor.in_original_pixels(decoded, affine[None])
+    found = Instances(
+        source=np.array(["golden"]),
+        frame=np.array([-1]),
+        instance=np.array([0]),
+        size=np.zeros((1, 2), np.int32),
+        box=np.zeros((1, 4)),
+        unit=unit,
+        points=places,
+        score=np.asarray(decoded.score, np.float64),
+        covariance=covariance,
+    )
+    outputs = {
+        "radius": calibration.radii(found, points.names)[0],
+        "confidence": calibration.confidence(found.score)[0],
+    }
+    if calibration.visibility:
+        outputs["visibility"] = calibration.visibility(found.score)[0]
+    if lines := points.measurements:
+        ends = [(places[0, a], places[0, b]) for _, a, b in lines]
+        outputs["lengths"] = np.array([distance(a, b) for a, b in ends])
+        outputs["half_widths"] = calibration.half_widths(found, lines)[0]
+    return {name: array.astype(np.float32) for name, array in outputs.items()}

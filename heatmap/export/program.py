@@ -13,14 +13,15 @@ import jax.numpy as jnp
 from heatmap import axes, decoding, geometry, processes
 from heatmap import run as run_lib
 from heatmap.config import Config
+from heatmap.decoding import Decoded
 from heatmap.errors import UserError
 from heatmap.export import resampling
 from heatmap.keypoints import KeypointSet
 from heatmap.run import Run
 
 Outputs = dict[str, jax.Array]
-# (what the network gave [1, …], original_from_input [3, 3]) -> further outputs by name.
-Extra = Callable[[jax.Array, jax.Array], Mapping[str, jax.Array]]
+# (what was read off [1, …], original_from_input [3, 3], points [K, 2]) -> further outputs by name.
+Extra = Callable[[Decoded, jax.Array, jax.Array], Mapping[str, jax.Array]]
 
 _MOST_GIGABYTES = 1.9  # beside them the file holds the program
 
@@ -29,9 +30,9 @@ _MOST_GIGABYTES = 1.9  # beside them the file holds the program
 _PORTABLE = {"fused": False, "remat": False, "dtype": jnp.float32}
 
 
-def nothing(output: jax.Array, original_from_input: jax.Array) -> Outputs:
+def nothing(found: Decoded, original_from_input: jax.Array, points: jax.Array) -> Outputs:
     """The further outputs of a model that has none."""
-    del output, original_from_input
+    del found, original_from_input, points
     return {}
 
 
@@ -101,7 +102,7 @@ def build(run: Run, boxed: bool, extra: Extra = nothing) -> Program:
             output = run.network.predict(jax.tree.map(jnp.asarray, weights), inputs, **_PORTABLE)
             found = decoding.decode(config, output)
             points = geometry.apply(original_from_input, found.keypoints[0])
-            further = extra(output, original_from_input)
+            further = extra(found, original_from_input, points)
         if decoding.decoder_name(config) == "coordinates":
             return {"points": points, "coordinates": output[0], **further}
         confidence = {"score": found.score[0], "entropy": found.entropy[0]}

@@ -19,10 +19,10 @@ from heatmap.config import Config
 from heatmap.errors import UserError
 from heatmap.inference.instances import Instances
 from heatmap.keypoints import Measurement
-from heatmap.pairs import distance
 
 LEVELS = (0.8, 0.9, 0.95)
 _FORMAT = 1
+_FLOOR = 1e-6  # of a variance, in pixels of the input squared
 
 
 def covariances(found: Instances) -> np.ndarray:
@@ -32,28 +32,51 @@ def covariances(found: Instances) -> np.ndarray:
 
 
 def spread(found: Instances) -> np.ndarray:
-    """Returns [N, K] px: the root of half the trace of a point's covariance, its yardstick."""
-    return np.sqrt(np.maximum(np.trace(covariances(found), axis1=-2, axis2=-1) / 2, _floor(found)))
+    """Returns [N, K] px, the yardstick of each point."""
+    return point_scale(covariances(found), found.unit[:, None], np)
 
 
 def length_spread(found: Instances, line: Measurement) -> np.ndarray:
-    """Returns [N] px: the standard deviation of a length if its ends had their maps' covariances.
-
-    To first order that is √(uᵀ(A + B)u) with the direction u of the line.
-    """
+    """Returns [N] px, the yardstick of a measured length."""
     _, a, b = line
+    wide = covariances(found)
+    # NaN, not infinity: a lost point has no direction, and its length no yardstick but its own.
     along = found.points[:, b] - found.points[:, a]
-    size = distance(found.points[:, a], found.points[:, b])
-    known = np.isfinite(size) & (size > 0)
-    unit = np.where(known[:, None], along, [1.0, 0.0]) / np.where(known, size, 1.0)[:, None]
-    both = covariances(found)[:, a] + covariances(found)[:, b]
-    variance = np.einsum("ni,nij,nj->n", unit, both, unit)
-    return np.sqrt(np.maximum(variance, _floor(found)[:, 0]))
+    along = np.where(np.isfinite(along).all(axis=1, keepdims=True), along, 0.0)
+    return length_scale(along, wide[:, a] + wide[:, b], found.unit, np)
 
 
-def _floor(found: Instances) -> np.ndarray:
-    """The least variance, [N, 1] px²: a thousandth of a pixel, where a map is one single cell."""
-    return 1e-6 * np.prod(found.unit, axis=1)[:, None]
+def point_scale(covariance, unit, xp):
+    """Returns [...] px: the root of half the trace of a point's covariance.
+
+    Args:
+      covariance: [..., 2, 2] px².
+      unit: [..., 2] pixels of the picture to one of the input. A thousandth of that is the least,
+        where a map is one single cell.
+      xp: numpy or jax.numpy, which an exported model computes with.
+    """
+    half = (covariance[..., 0, 0] + covariance[..., 1, 1]) / 2
+    return xp.sqrt(xp.maximum(half, _FLOOR * unit[..., 0] * unit[..., 1]))
+
+
+def length_scale(along, covariance, unit, xp):
+    """Returns [...] px: the standard deviation of a length whose ends have these covariances.
+
+    To first order that is √(uᵀ(A + B)u) with the direction u of the line; across, for no length.
+
+    Args:
+      along: [..., 2] px, from one end to the other.
+      covariance: [..., 2, 2] px², A + B.
+      unit: [..., 2], as in `point_scale`.
+      xp: likewise.
+    """
+    x, y = along[..., 0], along[..., 1]
+    squared = x * x + y * y
+    is_line = squared > 0
+    squared, x = xp.where(is_line, squared, 1.0), xp.where(is_line, x, 1.0)
+    variance = x * x * covariance[..., 0, 0] + y * y * covariance[..., 1, 1]
+    variance = (variance + 2 * x * y * covariance[..., 0, 1]) / squared
+    return xp.sqrt(xp.maximum(variance, _FLOOR * unit[..., 0] * unit[..., 1]))
 
 
 def place_covariances(found: Instances, config: Config) -> np.ndarray:
@@ -119,17 +142,17 @@ class Calibration:
 
     def radii(self, found: Instances, names: Sequence[str]) -> np.ndarray:
         """Returns [N, K, L] px: a disc round each point that holds the true one, by level."""
-        return spread(found)[..., None] * _factors(self.points, names, len(self.levels))
+        return spread(found)[..., None] * factors_of(self.points, names, len(self.levels))
 
     def half_widths(self, found: Instances, lines: Sequence[Measurement]) -> np.ndarray:
         """Returns [N, M, L] px: how far the true length may be from the measured one, by level."""
         wide = [length_spread(found, line) for line in lines]
-        factors = _factors(self.lines, [name for name, *_ in lines], len(self.levels))
+        factors = factors_of(self.lines, [name for name, *_ in lines], len(self.levels))
         return np.stack(wide, axis=1)[..., None] * factors if wide else np.zeros((len(found), 0, 0))
 
 
-def _factors(table: dict[str, tuple[float, ...]], names: Sequence[str], count: int) -> np.ndarray:
-    """Returns [names, levels], NaN where nothing is known."""
+def factors_of(table: dict[str, tuple[float, ...]], names: Sequence[str], count: int) -> np.ndarray:
+    """Returns a table's rows as [names, levels], NaN where nothing is known."""
     rows = [table.get(name) or (np.nan,) * count for name in names]
     return np.array(rows, np.float64).reshape(len(names), count)
 

@@ -1,0 +1,63 @@
+"""The calibration of a run inside its artefact: intervals and confidence beside the points."""
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from heatmap.decoding import Decoded
+from heatmap.export.program import Extra, Outputs, nothing
+from heatmap.inference import uncertainty
+from heatmap.inference.uncertainty import Calibration, Steps
+from heatmap.keypoints import KeypointSet
+
+
+def extra(calibration: Calibration | None, points: KeypointSet) -> Extra:
+    """Returns what adds a calibration's outputs to those of a program.
+
+    Args:
+      calibration: of the run, or None.
+      points: what its points mean.
+
+    Returns:
+      A function that gives `radius` [K, L] px, of discs by level; `confidence` [K]; and, where
+      there are measurements, `lengths` [M] px and their `half_widths` [M, L] px. NaN where too few
+      groups were there to calibrate with.
+    """
+    if calibration is None:
+        return nothing
+    known = calibration
+    factors = uncertainty.factors_of(known.points, points.names, len(known.levels))
+    lines = points.measurements
+    of_lines = uncertainty.factors_of(known.lines, [n for n, *_ in lines], len(known.levels))
+
+    def outputs(found: Decoded, original_from_input, places) -> Outputs:
+        unit = jnp.stack([original_from_input[0, 0], original_from_input[1, 1]])
+        scales = unit[:, None] * unit[None, :]
+        wide = jnp.where(jnp.isnan(found.covariance[0]), jnp.eye(2), found.covariance[0]) * scales
+        radius = uncertainty.point_scale(wide, unit, jnp)[:, None] * jnp.float32(factors)
+        given = {"radius": radius, "confidence": _look_up(known.confidence, found.score[0])}
+        if known.visibility:
+            given["visibility"] = _look_up(known.visibility, found.score[0])
+        if lines:
+            along = jnp.stack([_at(places, b) - _at(places, a) for _, a, b in lines])
+            ends = jnp.stack([_at(wide, a) + _at(wide, b) for _, a, b in lines])
+            width = uncertainty.length_scale(along, ends, unit, jnp)
+            given["lengths"] = jnp.sqrt((along * along).sum(axis=-1))
+            given["half_widths"] = width[:, None] * jnp.float32(of_lines)
+        return given
+
+    return outputs
+
+
+def _at(array, index: int):
+    """Takes one point by a slice: fewer runtimes know how to gather."""
+    return lax.index_in_dim(array, index, keepdims=False)
+
+
+def _look_up(steps: Steps, score):
+    """Does what `Steps` does, without a search, which few runtimes have."""
+    score = jnp.where(jnp.isnan(score), 0.0, score)
+    rises = np.diff(steps.values, prepend=0.0)
+    starts = (-np.inf, *steps.scores[1:])  # below the first step its value holds
+    reached = score[:, None] >= jnp.float32(starts)
+    return jnp.where(reached, jnp.float32(rises), 0.0).sum(axis=-1)
