@@ -301,6 +301,19 @@ def test_the_folder_says_what_it_holds(exported):
     assert np.asarray(Image.open(folder / "golden.png")).std() > 10
 
 
+def test_a_large_golden_picture_is_made_smaller_with_its_box(trained, tiny_root, monkeypatch):
+    monkeypatch.setattr(golden, "_LARGEST", 16)
+    picture = golden.choose(trained, run_lib.open_run(trained), boxed=True)
+    stored = np.array(Image.open(tiny_root / "val" / "000.png"), float)
+    means = np.round(stored.reshape(16, 2, 16, 2).mean((1, 3)))
+    np.testing.assert_array_equal(picture.inputs["image"], np.repeat(means[..., None], 3, -1))
+    labels = json.loads((tiny_root / "val_annotations.json").read_text())["images"][0]
+    whole = picture.inputs["box"] * 2 + 0.5  # pixels twice as large, the first one's edge at -0.5
+    points = np.array(labels["keypoints"])  # their extent is the box, a pixel's half around each
+    extent = [*(points.min(0) - 0.5), *(points.max(0) + 0.5)]
+    np.testing.assert_allclose(whole, extent, atol=1e-4)
+
+
 def test_a_model_that_disagrees_is_not_loaded(exported, tmp_path):
     """The self-check: other weights than those that the golden points are of."""
     broken = shutil.copytree(exported("stablehlo"), tmp_path / "broken")
