@@ -205,6 +205,22 @@ def test_readme_commands_that_check_the_data_run(place):
         assert "left out" in result.stdout, line
 
 
+@pytest.mark.slow
+def test_readme_doctor_looks_at_the_data(place, tmp_path):
+    (line,) = commands("python -m heatmap.doctor")
+    result = subprocess.run(
+        [sys.executable, *shlex.split(line)[1:], *BRIEF, f"--out={tmp_path / 'doctor'}"],
+        cwd=place,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert result.returncode in (0, 1), result.stderr  # 1: points of noise are no animal
+    assert "codec" in result.stdout
+    assert (tmp_path / "doctor" / "contact_sheet.png").is_file()
+
+
 def test_the_two_commands_need_nothing_but_python_and_pip():
     for command in commands("python3 -m venv"):
         assert command.startswith("python3 -m venv .venv && .venv/bin/pip install")
