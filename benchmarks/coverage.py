@@ -33,7 +33,7 @@ from heatmap.report.plots import colour
 
 FEW = 5  # trays, with 19 specimens or more: as many as 95 % takes if each were a group
 WITHIN = 0.05  # of the extent is right, for the confidence, which is not measured here
-GROUPED, IGNORED, IGNORED_FEW = "trays", "specimens", f"specimens of {FEW} trays"
+GROUPED, IGNORED, FROM_FEW = "trays", "groups ignored", f"groups ignored, {FEW} trays"
 
 Coverage = dict[tuple[str, float], float]  # by what is measured and level
 
@@ -57,7 +57,7 @@ def trials(
     return {
         GROUPED: trial(cal, test, points, levels),
         IGNORED: trial(ungrouped(cal), test, points, levels),
-        IGNORED_FEW: trial(ungrouped(take(cal, first)), test, points, levels),
+        FROM_FEW: trial(ungrouped(take(cal, first)), test, points, levels),
     }
 
 
@@ -89,8 +89,8 @@ def summarise(done: Sequence[dict[str, Coverage]], groups: int) -> list[dict[str
         mean, error = float(reached.mean()), float(reached.std(ddof=1) / np.sqrt(len(done)))
         low, high = level - 2 * error, level + 1 / (groups + 1) + 2 * error
         others = {
-            f"{kind}, groups ignored": float(np.mean([one[kind][what, level] for one in done]))
-            for kind in (IGNORED, IGNORED_FEW)
+            kind: float(np.mean([one[kind][what, level] for one in done]))
+            for kind in (IGNORED, FROM_FEW)
         }
         rows.append(
             {
@@ -128,20 +128,20 @@ def draw(rows: Sequence[output.Row], groups: int, axes) -> None:
     axes.axhline(0, color="0.5", linewidth=1)
     levels = sorted({row["level"] for row in rows})
     kinds = list(dict.fromkeys(row["interval of"] for row in rows))
-    marks = {f"{IGNORED}, groups ignored": "_", f"{IGNORED_FEW}, groups ignored": "x"}
     for k, kind in enumerate(kinds):
         mine = [row for row in rows if row["interval of"] == kind]
         place = np.array([levels.index(row["level"]) for row in mine]) + 0.2 * (k - 1)
         above = [100 * (row["mean coverage"] - row["level"]) for row in mine]
         error = [200 * row["SE"] for row in mine]
         axes.errorbar(place, above, error, fmt="o", capsize=3, color=colour(k), label=kind)
-        for column, mark in marks.items():
+        for column, mark in ((IGNORED, "_"), (FROM_FEW, "x")):
             height = [100 * (row[column] - row["level"]) for row in mine]
-            label = column if kind == kinds[-1] else None
-            axes.plot(place, height, mark, color=colour(k) if label is None else "0.3", label=label)
+            axes.plot(place, height, mark, color=colour(k))
+    for column, mark in ((IGNORED, "_"), (FROM_FEW, "x")):
+        axes.plot([], [], mark, color="0.3", label=column)
     axes.set_xticks(range(len(levels)), [f"{level:.0%}" for level in levels])
-    axes.set(xlabel="level", ylabel="mean coverage − level, percentage points")
-    axes.legend(frameon=False, fontsize=8)
+    axes.set(xlabel="level", ylabel="mean coverage − level, percentage points, ± 2 SE")
+    axes.legend(frameon=False, fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, 1.14))
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -10,25 +10,17 @@ the group, and no network can know what the annotator of a new tray does.
 A tray is a function of its series and number. Random numbers come from PCG64 seeded with those
 integers, and labels are rounded to hundredths of a pixel: they are the same on every machine, and
 so is the split's hash. The polygons of the pictures are filled by Pillow, whose versions may differ
-in single pixels. Drawing all trays takes two seconds, so nothing is stored.
-
-    python -m input_pipeline.specimens DIR
-
-writes the pictures of the test trays as files and their scales.csv, to try heatmap.predict on.
+in single pixels. Drawing all trays takes two seconds, so nothing is stored; `specimen_files` writes
+those to test with as files.
 """
 
-import argparse
-import csv
 import dataclasses
-import pathlib
 from collections.abc import Mapping
 
 import numpy as np
-from PIL import Image
 
 from heatmap import geometry
 from heatmap.config import DataConfig
-from heatmap.errors import UserError, guard
 from input_pipeline import beetles
 from input_pipeline.meaning import with_config
 from input_pipeline.records import Records
@@ -44,7 +36,7 @@ _PX_PER_CM = (50.0, 80.0)
 
 # How an annotator errs, standard deviations in pixels: each coordinate of each point by itself; all
 # points of a tray by one vector; and the ends of all its lines outwards, which makes them longer.
-_HAND, _CURSOR, _OUTWARDS = 0.4, 0.4, 0.5
+_HAND, _CURSOR, _OUTWARDS = 0.25, 0.4, 0.7
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,40 +147,3 @@ def read(config: DataConfig) -> Records:
     """
     trays = {name: tray for split in TRAYS for name, tray in draw_split(split).items()}
     return records(trays, config)
-
-
-def write(folder: pathlib.Path) -> int:
-    """Writes the pictures of the test trays, TRAY-NUMBER.png, and scales.csv; returns how many.
-
-    Raises:
-      UserError: if the folder exists or cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be made anew ({error}); name a new folder.") from error
-    scales = []
-    for name, tray in draw_split("test").items():
-        for i, pixels in enumerate(tray.pixels):
-            file = f"{name.split('/')[1]}-{i + 1}.png"
-            Image.fromarray(pixels).save(folder / file)
-            scales.append([file, tray.px_per_cm])
-    with (folder / "scales.csv").open("w", newline="") as table:
-        csv.writer(table).writerows([["file", "px_per_cm"], *scales])
-    return len(scales)
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Parses the command line and writes the pictures."""
-    parser = argparse.ArgumentParser(
-        prog="python -m input_pipeline.specimens",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("folder", type=pathlib.Path, metavar="DIR", help="a new folder")
-    options = parser.parse_args(arguments)
-    print(f"wrote {write(options.folder)} pictures and their scales to {options.folder}")
-
-
-if __name__ == "__main__":
-    guard(main)

@@ -77,7 +77,7 @@ def test_means_over_pairs_of_sets_lie_where_theory_says():
     assert all(row["SE"] < 0.015 for row in rows)
     # Specimens of five trays that are off alike say little of a sixth.
     last = [row for row in rows if row["level"] == 0.95]
-    few = [row[f"{coverage.IGNORED_FEW}, groups ignored"] for row in last]
+    few = [row[coverage.FROM_FEW] for row in last]
     assert np.max(few) < 0.92 < np.min([row["mean coverage"] for row in last])
 
 
@@ -92,11 +92,11 @@ def test_summary_by_hand():
     assert row["from"] == pytest.approx(0.9 - 2 * error)
     assert row["to"] == pytest.approx(0.9 + 0.1 + 2 * error)
     assert row["inside"] == "NO"
-    assert row["specimens, groups ignored"] == pytest.approx(0.83)
+    assert row[coverage.IGNORED] == pytest.approx(0.83)
 
 
 def _kinds():
-    return coverage.GROUPED, coverage.IGNORED, coverage.IGNORED_FEW
+    return coverage.GROUPED, coverage.IGNORED, coverage.FROM_FEW
 
 
 def test_too_few_trays_are_refused_as_in_calibration():

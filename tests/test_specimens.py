@@ -12,11 +12,11 @@ from configs import specimens as config_file
 from heatmap import config as config_lib
 from heatmap.errors import UserError
 from heatmap.pairs import cheaper_order
-from input_pipeline import beetles, specimens
+from input_pipeline import beetles, specimen_files, specimens
 from tests.helpers import make_config
 
 # Of all labels and scales. A change here is a new data set.
-SHA256 = "21b03938f5f38f24239813bffbd5f83f60fcd5d1726e86242ddeeb30f70d3682"
+SHA256 = "41343cd5b0056890ee40fb5a1ad9f9ef799191b8b30e7154ad8dfc935fcf7f59"
 
 
 @pytest.fixture(scope="module")
@@ -107,16 +107,16 @@ def test_what_a_tray_is_off_by_is_shared(trays, line):
 
     off = [length(tray.keypoints) - length(tray.ends) for tray in trays.values()]
     of_tray, within = components(trays, off)
-    assert of_tray == pytest.approx(2 * 0.5, rel=0.15)  # both ends outwards
-    assert within == pytest.approx(np.sqrt(2) * 0.4, rel=0.1)
-    assert abs(np.mean(np.concatenate(off))) < 3 / np.sqrt(len(trays))
+    assert of_tray == pytest.approx(2 * 0.7, rel=0.15)  # both ends outwards
+    assert within == pytest.approx(np.sqrt(2) * 0.25, rel=0.1)
+    assert abs(np.mean([v.mean() for v in off])) < 3 * 1.4 / np.sqrt(len(trays))
     for axis in (0, 1):
         middle = [
             (marked(tray) - tray.ends)[:, [a, b], axis].mean(axis=1) for tray in trays.values()
         ]
         of_tray, within = components(trays, middle)
         assert of_tray == pytest.approx(0.4, rel=0.15)
-        assert within == pytest.approx(0.4 / np.sqrt(2), rel=0.1)
+        assert within == pytest.approx(0.25 / np.sqrt(2), rel=0.1)
 
 
 def test_a_line_begins_at_either_end(trays):
@@ -146,20 +146,30 @@ def test_the_config_has_the_last_word_on_what_points_mean(trays):
     assert found.points.measurements == (("across", 0, 3),)
 
 
-def test_pictures_can_be_had_as_files(trays, tmp_path, capsys):
-    specimens.main([str(tmp_path / "new")])
+@pytest.mark.parametrize("times", [1, 3])
+def test_pictures_can_be_had_as_files(trays, tmp_path, capsys, times):
+    specimen_files.main([str(tmp_path / "new"), f"--enlarge={times}"])
     assert "wrote 150 pictures" in capsys.readouterr().out
     with (tmp_path / "new" / "scales.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(list((tmp_path / "new").glob("*.png"))) == 150
     found = {row["file"]: float(row["px_per_cm"]) for row in rows}
     tray = trays["test/13"]
-    for i, picture in enumerate(tray.pixels):
-        file = f"13-{i + 1}.png"
-        np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "new" / file)), picture)
-        assert found[file] == tray.px_per_cm
+    for i, pixels in enumerate(tray.pixels):
+        picture = np.asarray(Image.open(tmp_path / "new" / f"13-{i + 1}.png"))
+        assert picture.shape == (96 * times, 96 * times, 3)
+        blocks = picture.reshape(96, times, 96, times, 3)
+        np.testing.assert_array_equal(
+            blocks, np.broadcast_to(pixels[:, None, :, None], blocks.shape)
+        )
+        assert found[f"13-{i + 1}.png"] == pytest.approx(times * tray.px_per_cm)
 
 
 def test_a_folder_is_never_written_into(tmp_path):
     with pytest.raises(UserError, match="name a new folder"):
-        specimens.main([str(tmp_path)])
+        specimen_files.main([str(tmp_path)])
+
+
+def test_pictures_are_enlarged_by_whole_numbers(tmp_path):
+    with pytest.raises(UserError, match="from 1 to 40"):
+        specimen_files.main([str(tmp_path / "new"), "--enlarge=0"])
