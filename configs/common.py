@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
     data = config.data = ConfigDict()
     data.name = "stick_figures"  # of input_pipeline.DATASETS; 'hawaii+biorepo' reads both
     data.root = ""  # the data's folder (of several: what holds a folder NAME for each); for
-    # stick_figures the TFDS folder, '' = its default
+    # stick_figures the TFDS folder, '' = its default; specimens need none
     data.arms = "own_side"  # stick_figures: 'own_side' or 'free' (hands cannot be told apart)
     data.category = ""  # coco: the category's name; '' = the only one with keypoints
     data.image_size = (128, 128)  # of the network's input, pixels

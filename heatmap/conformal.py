@@ -33,9 +33,11 @@ def bound(scores: np.ndarray, groups: np.ndarray, level: float) -> float:
     """Returns the value that the score of a new example stays within with some probability.
 
     Each group weighs 1/(G + 1), divided evenly between its examples; the group to come has the
-    same weight, at infinity. The bound is the quantile of that distribution. For groups of one it
-    is the ⌈(G + 1)·level⌉-th smallest score, and covers with a probability between `level` and
-    `level + 1/(G + 1)` where no two scores are equal.
+    same weight, at infinity. The bound is the quantile of that distribution; for groups of one it
+    is the ⌈(G + 1)·level⌉-th smallest score.
+
+    It covers with a probability of at least `level` and, where no two groups share a score, of less
+    than `level + 1/(G + 1)`, whatever the sizes of the groups.
 
     Args:
       scores: [N], such as absolute errors, of examples that nothing else has been fitted to;
@@ -59,6 +61,10 @@ def bound(scores: np.ndarray, groups: np.ndarray, level: float) -> float:
             f"{len(sizes)} groups are too few to calibrate at {level:.0%}, which takes {needed}: "
             "hold out more groups, or ask for less coverage."
         )
+    # Why less than 1/(G + 1) above the level: any of the G + 1 groups may be the one to come, so
+    # coverage is the mean of F_g(t_g), the share of g's scores within the bound of the other G. Let
+    # t_m be the largest bound. A bound is a score of another group, so F_g(t_g) is at most what F_g
+    # is just below t_m; there all F but m's sum to less than (G + 1)·level, and m's is at most 1.
     order = np.argsort(scores, kind="stable")
     reached = np.cumsum(1 / sizes[index[order]]) / (len(sizes) + 1)
     # Sums of many parts fall short of a level that they reach on paper by some rounding.

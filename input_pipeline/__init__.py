@@ -25,6 +25,7 @@ from input_pipeline import (
     hawaii,
     pictures,
     simple_json,
+    specimens,
     stick_figures,
 )
 from input_pipeline.records import Records, mix
@@ -98,6 +99,7 @@ def read_parts(config: DataConfig) -> dict[str, Records]:
 
 DATASETS = {
     "stick_figures": stick_figures.read,
+    "specimens": specimens.read,
     "simple_json": simple_json.read,
     "coco": coco.read,
     "deeplabcut": deeplabcut.read,

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from heatmap.errors import UserError, guard
-from tests.trays import Tray, draw_tray
+from input_pipeline.trays import Tray, draw_tray
 
 Traps = dict[str, list[str]]
 

@@ -17,10 +17,9 @@ from PIL import Image
 import input_pipeline
 from heatmap.errors import UserError
 from heatmap.train import train
-from input_pipeline import beetlepalooza, beetles, biorepo, check, hawaii, species
+from input_pipeline import beetlepalooza, beetles, biorepo, check, hawaii, species, trays
 from input_pipeline.species import Quota
 from tests import beetles as layouts
-from tests import trays
 from tests.helpers import make_config, properties
 
 CELL = 120

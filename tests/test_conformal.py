@@ -93,6 +93,23 @@ def test_a_group_told_twice_weighs_no_more(sample, times):
     assert conformal.bound(*more, 0.9) == conformal.bound(scores, groups, 0.9)
 
 
+@given(st.lists(st.integers(1, 5), min_size=20, max_size=26), LEVELS, st.integers(0, 2**32 - 1))
+def test_coverage_of_a_group_left_out_lies_within_one_group_of_the_level(sizes, level, seed):
+    """Exactly, averaged over which group is the one to come: no limit, no simulation.
+
+    Offsets of groups and a mixture of scales put scores in clusters, singles and long tails.
+    """
+    rng = np.random.default_rng(seed)
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    spread = rng.choice([1e-3, 1.0, 30.0], len(sizes))[groups]
+    scores = np.abs(rng.normal(0, 3, len(sizes))[groups] + spread * rng.normal(size=len(groups)))
+    held = []
+    for g in range(len(sizes)):
+        new = groups == g
+        held.append((scores[new] <= conformal.bound(scores[~new], groups[~new], level)).mean())
+    assert level - 1e-9 <= np.mean(held) < level + 1 / len(sizes) + 1e-9
+
+
 def test_lost_predictions_make_a_bound_infinite_once_they_are_many():
     scores = np.r_[np.arange(18.0), np.inf, np.inf]
     assert conformal.bound(scores, np.arange(20), 0.8) == 16

@@ -7,13 +7,17 @@ widest points.
 
 import dataclasses
 import math
+from collections.abc import Iterable
 
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw
 
 FINE = 3  # a tray is drawn so many times finer, then averaged
 PER_TRAY = (3, 2)  # specimens across and down
 WIDEST = 0.45  # where the elytra are widest, of their length
+
+Colour = tuple[int, int, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Beetle:
     length: float
     slim: float
     spread: float
-    colour: tuple[int, int, int]
+    colour: Colour
 
     def at(self, along, across) -> np.ndarray:
         """Maps body coordinates (lengths of the elytra) to pixels [..., 2]."""
@@ -66,14 +70,16 @@ class Beetle:
 
     @property
     def length_line(self) -> np.ndarray:
+        """Two points: base and tip, of one elytron where the wings are spread."""
         return np.stack([self.at(0, 0), self.elytron(-1, 1, 0)])
 
     @property
     def pronotum_line(self) -> np.ndarray:
+        """Two points, where the pronotum meets the elytra."""
         return np.stack([self.at(-0.06, side * 0.34 * self.slim) for side in (-1, 1)])
 
 
-def _fine(points: np.ndarray) -> list[tuple[float, float]]:
+def _fine(points: ArrayLike) -> list[tuple[float, float]]:
     """Pixel centres are whole numbers in both pictures."""
     return [tuple(p) for p in (np.asarray(points).reshape(-1, 2) + 0.5) * FINE - 0.5]
 
@@ -85,8 +91,9 @@ def _disc(draw: ImageDraw.ImageDraw, beetle: Beetle, along, across, size, fill) 
     )
 
 
-def _shade(colour, factor: float) -> tuple[int, ...]:
-    return tuple(int(min(255, max(0, channel * factor))) for channel in colour)
+def _shade(colour: Iterable[float], factor: float) -> Colour:
+    red, green, blue = (int(min(255, max(0, channel * factor))) for channel in colour)
+    return red, green, blue
 
 
 def draw_beetle(draw: ImageDraw.ImageDraw, beetle: Beetle, pinned: bool) -> None:
@@ -176,7 +183,7 @@ def draw_tray(seed, looks: list[int], cell: int, px_per_cm: float, spread: set[i
       px_per_cm: of the scale bar.
       spread: the places whose wings are spread.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.Generator(np.random.PCG64(seed))
     size = (PER_TRAY[0] * cell, PER_TRAY[1] * cell + 30)
     paper = _shade((228, 222, 208), rng.uniform(0.85, 1.08))
     image = Image.new("RGB", (size[0] * FINE, size[1] * FINE), paper)
@@ -185,7 +192,7 @@ def draw_tray(seed, looks: list[int], cell: int, px_per_cm: float, spread: set[i
     beetles, crops = [], []
     for place, look in enumerate(looks):
         centre = (np.array(divmod(place, PER_TRAY[0]))[::-1] + 0.5) * cell + rng.uniform(-4, 4, 2)
-        own = np.random.default_rng([7, look])
+        own = np.random.Generator(np.random.PCG64([7, look]))
         length = cell * rng.uniform(0.33, 0.45)
         angle = rng.uniform(0, 2 * np.pi) if rng.random() < 0.2 else rng.normal(np.pi / 2, 0.35)
         to_base = 0.18 * length * np.array([math.cos(angle), math.sin(angle)])
@@ -201,13 +208,13 @@ def draw_tray(seed, looks: list[int], cell: int, px_per_cm: float, spread: set[i
         beetles.append(beetle)
         width, height = (int(cell * rng.uniform(0.9, 1.0)) for _ in range(2))
         corner = np.clip(centre - (width / 2, height / 2), 0, np.array(size) - (width, height))
-        crops.append((*(int(v) for v in corner), width, height))
+        crops.append((int(corner[0]), int(corner[1]), width, height))
     bar = np.array([[8.0, size[1] - 12.0], [8.0 + px_per_cm, size[1] - 12.0]])
     draw.line(_fine(bar), fill=(10, 10, 10), width=3 * FINE)
     tick = np.array([[0, -6], [0, 6]])
     for end in bar:
         draw.line(_fine(end + tick), fill=(10, 10, 10), width=FINE)
-    pixels = np.asarray(image.reduce(FINE)).astype(np.int16)
+    drawn = np.asarray(image.reduce(FINE)).astype(np.int16)
     light = rng.uniform(-12, 12) * np.linspace(-1, 1, size[0])[None, :, None]
-    pixels = pixels + light + rng.normal(0, 3, (*pixels.shape[:2], 1))
+    pixels = drawn + light + rng.normal(0, 3, (*drawn.shape[:2], 1))
     return Tray(np.rint(pixels).clip(0, 255).astype(np.uint8), beetles, crops, bar)
