@@ -12,7 +12,6 @@ Points come with intervals if the run has been calibrated (python -m heatmap.cal
 
 import argparse
 import contextlib
-import csv
 import dataclasses
 import hashlib
 import itertools
@@ -26,7 +25,16 @@ from tqdm import tqdm
 from heatmap import compilation, state, workdir
 from heatmap.errors import UserError, guard
 from heatmap.fields import choose
-from heatmap.inference import files, instances, overlay, predictor, scales, tables, uncertainty
+from heatmap.inference import (
+    files,
+    instances,
+    overlay,
+    predictor,
+    reading,
+    scales,
+    tables,
+    uncertainty,
+)
 from heatmap.inference.instances import Instances
 from heatmap.inference.predictor import Predictor
 from heatmap.inference.scales import Bar, Scales
@@ -72,7 +80,7 @@ def predict(
             _predict_block(model, following, parts, problems, bar)
     for problem in problems:
         print(problem.reason, file=sys.stderr)
-    _write_problems(out / "problems.csv", problems)
+    reading.write_problems(out / "problems.csv", problems)
     return lambda: parts.stream(found_sources), problems
 
 
@@ -80,68 +88,27 @@ def _predict_block(model: Predictor, events: Iterator, parts, problems: list, ba
     """Predicts a few hundred pictures and writes them as one part."""
     from input_pipeline.sources import End, Problem
 
-    seen, ended, waiting, computed = {}, set(), [], []
-    size = _batch_size(model)
-    for event in events:
-        if isinstance(event, Problem):
-            problems.append(event)
-        elif isinstance(event, End):
-            ended.add(event.source)
-            continue
-        else:
-            seen[event.source] = event.frame
-            waiting += [(event, item) for item in event.items]
-        bar.update()
-        while len(waiting) >= size:  # not waited for: the next pictures are read meanwhile
-            computed.append(_start(model, waiting[:size], size))
-            waiting = waiting[size:]
-    if waiting:
-        computed.append(_start(model, waiting, size))
-    found = [_finish(model, *batch) for batch in computed]
+    seen, ended = {}, set()
+
+    def pictures():
+        for event in events:
+            if isinstance(event, End):
+                ended.add(event.source)
+                continue
+            if isinstance(event, Problem):
+                problems.append(event)
+            else:
+                seen[event.source] = event.frame
+                yield event
+            bar.update()
+
+    found = [reading.instances_of(*batch) for batch in reading.answers(model, model, pictures())]
     if seen or ended:
         parts.add(instances.joined([_none(model.points.count), *found]), seen, ended)
 
 
-def _batch_size(model: Predictor) -> int:
-    devices = model.mesh.size
-    return -(-model.config.eval.batch_size // devices) * devices
-
-
-def _start(model: Predictor, rows: list, size: int):
-    """Sends a batch, its last rows repeated to fill it, to the devices."""
-    from input_pipeline import batching
-
-    images = np.stack([item.image for _, item in rows])
-    images = np.concatenate([images, np.repeat(images[-1:], size - len(rows), axis=0)])
-    sharding = state.sharded(model.mesh)
-    return _without_images(rows), model(batching.to_devices({"image": images}, sharding)["image"])
-
-
-def _without_images(rows: list) -> list:
-    """Lets go of pixels that are on the devices by now."""
-    return [(picture, dataclasses.replace(item, image=item.image[:0])) for picture, item in rows]
-
-
-def _finish(model: Predictor, rows: list, decoded) -> Instances:
-    """Fetches what a batch has come to, in pixels of the original pictures."""
-    decoded = type(decoded)(*(np.asarray(array)[: len(rows)] for array in decoded))
-    affines = np.stack([item.input_from_original for _, item in rows])
-    points, covariance, unit = predictor.in_original_pixels(decoded, affines)
-    return Instances(
-        source=np.array([picture.source.name for picture, _ in rows]),
-        frame=np.array([picture.frame for picture, _ in rows], np.int64),
-        instance=np.array([item.number for _, item in rows], np.int32),
-        size=np.array([picture.size for picture, _ in rows], np.int32),
-        box=np.stack([item.box for _, item in rows]),
-        unit=unit,
-        points=points,
-        score=decoded.score.astype(np.float64),
-        covariance=covariance,
-    )
-
-
 def _none(k: int) -> Instances:
-    """A table without rows, of the types that `_finish` gives."""
+    """A table without rows, of the types that `reading.instances_of` gives."""
     return Instances(
         source=np.empty(0, str),
         frame=np.empty(0, np.int64),
@@ -153,17 +120,6 @@ def _none(k: int) -> Instances:
         score=np.empty((0, k)),
         covariance=np.empty((0, k, 2, 2)),
     )
-
-
-def _write_problems(path: pathlib.Path, problems: Sequence) -> None:
-    """Lists what could not be read; nothing stays of an earlier list where all could."""
-    if not problems:
-        path.unlink(missing_ok=True)
-        return
-    with workdir.replacing(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["source", "frame", "reason"])
-        writer.writerows([problem.name, problem.frame, problem.reason] for problem in problems)
 
 
 def with_measurements(points: KeypointSet, texts: Sequence[str]) -> KeypointSet:

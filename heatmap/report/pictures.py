@@ -17,6 +17,7 @@ from heatmap.report.plots import colour, plain
 
 _MARKS = ("+", "x", "1", "2", "3", "4", ".")
 _SIDE = 2.4  # inches of a panel
+_COLUMNS, _LEGEND = 4, 6  # panels, and names, beside one another on a contact sheet
 
 
 def examples(comparison: Comparison, shown: Sequence[Example]) -> Figure:
@@ -108,6 +109,43 @@ def stages(shown: Sequence[Stage], points: KeypointSet) -> Figure:
         fontsize=9,
     )
     return _finished(figure, points.count)
+
+
+def contact(shown: Sequence[Example], points: KeypointSet) -> Figure:
+    """Draws augmented examples in a grid, with their targets over them.
+
+    A ring is a label, in the colour of its point, a cross what is read off its target, which is
+    laid over the picture in that colour.
+
+    Args:
+      shown: at least one, of one method, whose maps are targets.
+      points: names and skeleton.
+    """
+    columns = min(_COLUMNS, len(shown))
+    figure, axes = _panels(-(-len(shown) // columns), columns)
+    colours = plt.colormaps["tab10"](np.arange(points.count) % 10)
+    for axis, example in zip(axes.ravel(), shown, strict=False):
+        _frame(axis, example.picture, dim=1.0)
+        if (maps := example.maps[0]) is not None:
+            x0, y0, x1, y1 = example.boxes[0]
+            tint = colours[maps.argmax(axis=-1)]  # [h, w, 4]
+            tint[..., 3] = 0.7 * maps.max(axis=-1)
+            axis.imshow(tint, extent=(x0, x1, y1, y0))
+        for a, b in points.skeleton:
+            axis.plot(*example.truth[[a, b]].T, color="0.6", linewidth=0.7)
+        for k, ink in enumerate(colours):
+            axis.plot(*example.truth[k], "o", color=ink, markersize=7, fillstyle="none")
+            axis.plot(*example.predicted[0, k], "+", color=ink, markersize=6)
+        axis.set_title(plain(example.id)[-40:], fontsize=6)
+        _limit(axis, example.picture)
+    for name, ink in zip(points.names, colours, strict=True):
+        axes[0, 0].plot([], [], "o", color=ink, fillstyle="none", label=plain(name))
+    legend_rows = -(-points.count // _LEGEND)
+    figure.legend(loc="upper center", ncols=_LEGEND, fontsize=8, frameon=False)
+    figure.tight_layout(
+        pad=0.4, rect=(0, 0, 1, 1 - (0.1 + 0.2 * legend_rows) / figure.get_figheight())
+    )
+    return figure
 
 
 def _panels(rows: int, columns: int):
