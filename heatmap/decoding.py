@@ -252,33 +252,6 @@ def covariance(maps, kind, sigma):
     return jnp.stack(rows, axis=-2)
 
 
-def share(config: Config, prediction: jax.Array, keypoints: jax.Array) -> jax.Array:
-    """Says how much of a whole peak each map has where its point was found.
-
-    At the optimum of either loss a map is the average of the target Gaussians at all the places
-    where the point may be, so this is the probability that the point is near: a half for one of two
-    peaks, nothing for an empty map. Unlike a peak's height it does not fall where the peak is a
-    little wider than a target, lies between pixels or is cut off by the border.
-
-    Args:
-      config: the run's config.
-      prediction: as `decode` takes it.
-      keypoints: [B, K, 2] in input pixels, as `decode` gives them.
-
-    Returns:
-      [B, K] in [0, 1]; NaN where the model gives coordinates only.
-    """
-    kind = choose(LOSSES, config.loss.name, "loss.name").trains
-    if kind == "coordinates":
-        return jnp.full(keypoints.shape[:2], jnp.nan)
-    window = _window(prediction, math.ceil(3 * config.targets.sigma))
-    if kind == "logits":
-        return (_distribution(prediction, kind) * window).sum(axis=(1, 2))
-    whole = (targets.render(jnp, keypoints, config) * window).sum(axis=(1, 2))
-    there = (prediction * window).sum(axis=(1, 2))
-    return jnp.clip(there / jnp.maximum(whole, _TINY), 0.0, 1.0)
-
-
 def _distribution(maps, kind):
     if kind == "logits":
         return jax.nn.softmax(maps, axis=(1, 2))

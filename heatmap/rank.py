@@ -119,7 +119,7 @@ def judge(model: Predictor, name: str, records, count: int) -> Judged:
     weight = records.labelled.astype(np.float64)
     truth, weight = cheaper_order(found.points, records.keypoints, weight, pairs)
     truth = np.where(weight[..., None] > 0, truth, np.nan)
-    expected = np.sqrt(ranking.expected_squares(found, examined, model.config))
+    expected = ranking.expected_errors(found, model.config)
     return Judged(
         name, records, found.points, truth, doubts.rank(found.points, truth, expected, count)
     )

@@ -104,7 +104,7 @@ def _candidates(
         source=np.array([places[name] for name in found.source.tolist()], np.int32),
         frame=found.frame,
         instance=found.instance,
-        uncertainty=ranking.uncertainties(found, examined, model.config).astype(np.float32),
+        uncertainty=ranking.uncertainties(found, model.config).astype(np.float32),
         features=np.asarray(examined.features, np.float32),
         points=found.points.astype(np.float32),
     )

@@ -1,7 +1,7 @@
 """Which labels a model doubts: how improbable each is, given what the model says of its picture.
 
-The error of a point is set against the error that the model has reason to expect there
-(`ranking.expected_squares`), and the logarithm of that ratio against those of the other labels: the
+The error of a point is divided by the one that the model has reason to expect there
+(`ranking.expected_errors`), and the logarithm of that set against those of the other labels: the
 median of its point, and the spread of all (1.4826 times the median of absolute differences). So a
 doubt counts standard deviations from what is usual, and is not moved by what is not.
 """

@@ -40,18 +40,15 @@ _FEATURES = 64  # numbers that are kept of a picture to compare it by
 
 
 class Examined(NamedTuple):
-    """What models say of a batch of pictures, and how far they can be relied on.
+    """What models say of a batch of pictures, to rank the pictures by.
 
     Attributes:
-      decoded: what they say together.
-      share: [B, K] of a whole peak in the map that they make together, as `decoding.share`.
-      apart: [B, K, 2] px² of the input, across and down: the variance of their single answers.
+      decoded: what they say together; where there are no maps, but several answers, with the
+        covariance of these.
       features: [B, F] of the first model: pictures that look alike to it lie near one another.
     """
 
     decoded: Decoded
-    share: jax.Array
-    apart: jax.Array
     features: jax.Array
 
 
@@ -90,7 +87,7 @@ class Predictor:
             return self._step(self._weights, images)
 
     def examine(self, images) -> Examined:
-        """Reads the points of a batch as a call does, and says how sure the models are of them."""
+        """Reads the points of a batch as a call does, and says what else there is to rank it by."""
         with jax.set_mesh(self.mesh):
             return self._examine(self._weights, images)
 
@@ -110,13 +107,16 @@ class Predictor:
 
     def _look(self, weights: list[Any], images) -> Examined:
         outputs = self._outputs(weights, images)
-        together = self._combined(outputs)
-        decoded = decoding.decode(self.config, together)
-        single = jnp.stack([decoding.decode(self.config, o).keypoints for o in outputs])
-        pixels = run_lib.normalise_pixels(images, self.config)  # the compiler joins the two passes
+        decoded = decoding.decode(self.config, self._combined(outputs))
+        if self._trains == "coordinates" and len(outputs) > 1:
+            places = jnp.stack([decoding.decode(self.config, o).keypoints for o in outputs])
+            apart = places - places.mean(axis=0)
+            covariance = jnp.einsum("mbki,mbkj->bkij", apart, apart) / len(outputs)
+            decoded = decoded._replace(covariance=covariance)
+        pixels = run_lib.normalise_pixels(images, self.config)
+        # The compiler finds that `predict` has computed most of this already.
         features = self.runs[0].network.describe(weights[0], pixels)
-        share = decoding.share(self.config, together, decoded.keypoints)
-        return Examined(decoded, share, single.var(axis=0), _projected(features))
+        return Examined(decoded, _projected(features))
 
     def _outputs(self, weights: list[Any], images) -> list[jax.Array]:
         """Asks each model, also in the mirror; pairs are in the order of the first answer."""
@@ -185,7 +185,7 @@ def in_original_pixels(
 
 
 def _projected(features):
-    """Keeps few numbers of [B, F]: distances survive a random projection (Johnson, 1984)."""
+    """Keeps few numbers of [B, F]: a random projection keeps distances (Johnson, Lindenstrauss)."""
     width = features.shape[-1]
     if width <= _FEATURES:
         return features

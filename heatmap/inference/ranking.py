@@ -1,16 +1,14 @@
 """Which pictures to label next: those of which a model is unsure, and which differ from each other.
 
-The uncertainty of a picture is the error that its model has reason to expect, as a share of the
-diagonal of what the network was shown. Of each point, to the second moment,
+How far off a point may be, in pixels: the width of the map's peak over its score. A peak of half
+the height, or with half of the probability, counts as one twice as wide, and an empty map as one
+that could mean any place. Models that vote, also in the mirror, are unsure where they differ: the
+peak of the average of their maps is lower or wider there. Coordinates without maps have the spread
+of the single answers.
 
-    E = s·V + (1 - s)·D²/6 + A
-
-with the share s of a whole peak where the point was found (`decoding.share`), the variance V of the
-map round it, the diagonal D (D²/6 is the mean square of the distance between two random places: the
-part of a map that is elsewhere, or missing, could be anywhere), and the variance A of the single
-answers of several models, or of the picture and its mirror image. It is measured in pictures of the
-network's input, whatever the size of the originals; not in extents of the predicted points, which
-are wrong where the points are.
+The uncertainty of a picture is the mean over its points, as a share of the diagonal of what the
+network was shown, so that it depends neither on the size of the original nor on the extent of the
+predicted points, which is wrong where they are.
 """
 
 from typing import NamedTuple
@@ -20,28 +18,24 @@ import numpy as np
 from heatmap.config import Config
 from heatmap.inference import uncertainty
 from heatmap.inference.instances import Instances
-from heatmap.inference.predictor import Examined
 
-_LOST = 1 / 6  # mean square of the distance between two random places in a box, over D²
+_LOST = 6**-0.5  # root mean square of the distance between two random places, over the diagonal
 _NEAREST = 1e-6  # of the largest distance: nearer pictures count as the same
 
 
-def expected_squares(found: Instances, examined: Examined, config: Config) -> np.ndarray:
-    """Returns [N, K] px², the squared error that is to be expected of each point, E above.
+def expected_errors(found: Instances, config: Config) -> np.ndarray:
+    """Returns [N, K] px, how far off each point may be as far as its model knows.
 
     Args:
       found: N instances.
-      examined: what it was made of, on the host.
       config: of the run.
     """
+    lost = _LOST * diagonal(found, config)[:, None]
+    score = np.where(np.isnan(found.score), 1.0, found.score)
+    with np.errstate(divide="ignore"):
+        width = uncertainty.spread(found) / score
     known = np.isfinite(found.points).all(axis=-1)
-    # A network without maps says of its peaks nothing, neither good nor bad.
-    share = np.where(known, np.nan_to_num(examined.share, nan=1.0), 0.0)
-    variance = np.trace(uncertainty.covariances(found), axis1=-2, axis2=-1)
-    apart = (np.asarray(examined.apart, np.float64) * found.unit[:, None] ** 2).sum(axis=-1)
-    variance, apart = (np.where(known, values, 0.0) for values in (variance, apart))
-    lost = _LOST * diagonal(found, config)[:, None] ** 2
-    return share * variance + (1 - share) * lost + apart
+    return np.where(known, np.minimum(width, lost), lost)
 
 
 def diagonal(found: Instances, config: Config) -> np.ndarray:
@@ -50,10 +44,9 @@ def diagonal(found: Instances, config: Config) -> np.ndarray:
     return np.hypot(found.unit[:, 0] * width, found.unit[:, 1] * height)
 
 
-def uncertainties(found: Instances, examined: Examined, config: Config) -> np.ndarray:
-    """Returns [N], the root of the mean over points, as a share of the diagonal."""
-    square = expected_squares(found, examined, config).mean(axis=1)
-    return np.sqrt(square) / diagonal(found, config)
+def uncertainties(found: Instances, config: Config) -> np.ndarray:
+    """Returns [N], the mean over points of how far off they may be, as a share of the diagonal."""
+    return expected_errors(found, config).mean(axis=1) / diagonal(found, config)
 
 
 class Choice(NamedTuple):
