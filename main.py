@@ -35,16 +35,6 @@ flags.DEFINE_integer("processes", 1, "How many, with a --coordinator.")
 flags.DEFINE_integer("process", 0, "Which of them this is, from 0.")
 
 
-def restart_with_kept_memory() -> None:
-    """Starts the same command anew with settings of malloc that suit it, where Linux has glibc.
-
-    It reads them only when a process starts.
-    """
-    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
-        os.environ["GLIBC_TUNABLES"] = hardware.MALLOC
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-
-
 def parse_flags(arguments: list[str]) -> list[str]:
     """Parses flags for `app.run`, a slip being one sentence."""
     if {"--help", "-h", "-help", "--helpfull", "--helpshort"} & set(arguments[1:]):
@@ -92,5 +82,5 @@ def fresh_workdir(name: str) -> str:
 
 
 if __name__ == "__main__":
-    restart_with_kept_memory()
+    hardware.restart_with_kept_memory()
     guard(lambda: app.run(main, flags_parser=parse_flags))

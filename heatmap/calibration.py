@@ -20,8 +20,8 @@ from heatmap import compilation, conformal, evaluate, workdir
 from heatmap.checkpoint import LATEST, Checkpoints
 from heatmap.config import Config
 from heatmap.errors import UserError, guard
+from heatmap.inference import batches, uncertainty
 from heatmap.inference import predictor as predictor_lib
-from heatmap.inference import reading, uncertainty
 from heatmap.inference.instances import Instances
 from heatmap.inference.predictor import Predictor
 from heatmap.inference.uncertainty import Calibration
@@ -61,7 +61,7 @@ def measure(predictor: Predictor, records) -> Errors:
 
     with jax.set_mesh(predictor.mesh):
         decoded, _ = evaluate.collect(predictor.runs[0], step, None, records)
-    return compare(reading.of_records(records, decoded, predictor), records, predictor.points)
+    return compare(batches.of_records(records, decoded, predictor), records, predictor.points)
 
 
 def compare(found: Instances, records, points: KeypointSet) -> Errors:

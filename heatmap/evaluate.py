@@ -168,6 +168,29 @@ def score(run: Run, split: str, predictions: Predictions, loss: float) -> dict[s
     return {f"{split}/{name}": value for name, value in scores.items()}
 
 
+def is_due(config: Config, examples: int, step: int, steps: int) -> bool:
+    """Says whether a run validates after a step: an epoch, or so many steps, end with it.
+
+    Args:
+      config: of the run.
+      examples: in the training split.
+      step: number of steps taken.
+      steps: of the whole run, the last of which is always due.
+    """
+    if step == steps:
+        return True
+    train = config.train
+    if train.eval_every_steps:
+        return step % train.eval_every_steps == 0
+    before, after = (epochs(config, examples, at) for at in (step - 1, step))
+    return after // train.eval_every_epochs > before // train.eval_every_epochs
+
+
+def epochs(config: Config, examples: int, step: int) -> int:
+    """Counts the whole epochs that so many steps have seen."""
+    return step * config.train.batch_size // examples
+
+
 def held_out(splits: Collection[str]) -> list[str]:
     """Lists those of a run's splits that are scored: val, and test if the data has one."""
     return [name for name in ("val", "test") if name in splits]

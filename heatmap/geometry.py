@@ -104,7 +104,7 @@ def invert(affine: np.ndarray) -> np.ndarray:
     return np.linalg.inv(affine)
 
 
-def apply(affine: np.ndarray, points: np.ndarray) -> np.ndarray:
+def apply(affine, points):
     """Maps points [..., K, 2] through affines [..., 3, 3]; leading axes broadcast."""
     linear, offset = affine[..., :2, :2], affine[..., :2, 2]
     return points @ np.swapaxes(linear, -1, -2) + offset[..., None, :]

@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -70,3 +71,13 @@ def summary(devices: Sequence[Any], processes: int) -> str:
     """
     of = f", of {processes} processes" if processes > 1 else ""
     return f"{len(devices)} × {devices[0].device_kind}{of}"
+
+
+def restart_with_kept_memory() -> None:
+    """Starts the same command anew with settings of malloc that suit it, where Linux has glibc.
+
+    It reads them only when a process starts.
+    """
+    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
+        os.environ["GLIBC_TUNABLES"] = MALLOC
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

@@ -19,23 +19,12 @@ import pathlib
 import sys
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 from tqdm import tqdm
 
 from heatmap import compilation, state, workdir
 from heatmap.errors import UserError, guard
 from heatmap.fields import choose
-from heatmap.inference import (
-    files,
-    instances,
-    overlay,
-    predictor,
-    reading,
-    scales,
-    tables,
-    uncertainty,
-)
-from heatmap.inference.instances import Instances
+from heatmap.inference import batches, files, overlay, predictor, scales, tables, uncertainty
 from heatmap.inference.predictor import Predictor
 from heatmap.inference.scales import Bar, Scales
 from heatmap.inference.tables import Meaning
@@ -80,7 +69,7 @@ def predict(
             _predict_block(model, following, parts, problems, bar)
     for problem in problems:
         print(problem.reason, file=sys.stderr)
-    reading.write_problems(out / "problems.csv", problems)
+    files.write_problems(out / "problems.csv", problems)
     return lambda: parts.stream(found_sources), problems
 
 
@@ -88,38 +77,25 @@ def _predict_block(model: Predictor, events: Iterator, parts, problems: list, ba
     """Predicts a few hundred pictures and writes them as one part."""
     from input_pipeline.sources import End, Problem
 
-    seen, ended = {}, set()
-
-    def pictures():
-        for event in events:
-            if isinstance(event, End):
-                ended.add(event.source)
-                continue
-            if isinstance(event, Problem):
-                problems.append(event)
-            else:
-                seen[event.source] = event.frame
-                yield event
-            bar.update()
-
-    found = [reading.instances_of(*batch) for batch in reading.answers(model, model, pictures())]
+    seen, ended, waiting, computed = {}, set(), [], []
+    size = batches.size_for(model)
+    for event in events:
+        if isinstance(event, Problem):
+            problems.append(event)
+        elif isinstance(event, End):
+            ended.add(event.source)
+            continue
+        else:
+            seen[event.source] = event.frame
+            waiting += [(event, item) for item in event.items]
+        bar.update()
+        while len(waiting) >= size:  # not waited for: the next pictures are read meanwhile
+            computed.append(batches.start(model, waiting[:size]))
+            waiting = waiting[size:]
+    if waiting:
+        computed.append(batches.start(model, waiting))
     if seen or ended:
-        parts.add(instances.joined([_none(model.points.count), *found]), seen, ended)
-
-
-def _none(k: int) -> Instances:
-    """A table without rows, of the types that `reading.instances_of` gives."""
-    return Instances(
-        source=np.empty(0, str),
-        frame=np.empty(0, np.int64),
-        instance=np.empty(0, np.int32),
-        size=np.empty((0, 2), np.int32),
-        box=np.empty((0, 4)),
-        unit=np.empty((0, 2)),
-        points=np.empty((0, k, 2)),
-        score=np.empty((0, k)),
-        covariance=np.empty((0, k, 2, 2)),
-    )
+        parts.add(batches.finish(model, computed), seen, ended)
 
 
 def with_measurements(points: KeypointSet, texts: Sequence[str]) -> KeypointSet:

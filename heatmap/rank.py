@@ -26,7 +26,7 @@ from heatmap import compilation, evaluate, geometry, state, workdir
 from heatmap.checkpoint import LATEST, Checkpoints
 from heatmap.errors import UserError, guard
 from heatmap.fields import choose
-from heatmap.inference import candidates, doubts, predictor, ranking, reading
+from heatmap.inference import batches, candidates, doubts, files, predictor, ranking
 from heatmap.inference.doubts import Doubt
 from heatmap.inference.predictor import Predictor
 from heatmap.keypoints import KeypointSet
@@ -59,7 +59,7 @@ def rank_pictures(options: argparse.Namespace) -> None:
         )
     with workdir.locked(options.out):
         found, problems = candidates.look(model, named, boxes, options.every)
-        reading.write_problems(options.out / "problems.csv", problems)
+        files.write_problems(options.out / "problems.csv", problems)
         rows, clusters = ranking.choose(found.features, found.uncertainty, options.count)
         chosen = found.take(rows)
         _write(
@@ -112,7 +112,7 @@ def judge(model: Predictor, name: str, records, count: int) -> Judged:
 
     with jax.set_mesh(model.mesh):
         examined, _ = evaluate.collect(model.runs[0], step, None, records)
-    found = reading.of_records(records, examined.decoded, model)
+    found = batches.of_records(records, examined.decoded, model)
     # Where the order of a pair means nothing, or cannot be seen, no label of it is wrong.
     free = model.config.loss.interchangeable or not model.points.order_known
     pairs = model.points.interchangeable_pairs if free else ()

@@ -38,6 +38,15 @@ class Run:
     weights: dict[str, Tree]
 
 
+def check(config: Config, points: KeypointSet) -> None:
+    """Finds that the parts of a model fit one another, and makes none of its arrays.
+
+    Raises:
+      UserError: naming the fields that do not fit.
+    """
+    _describe(config, points)
+
+
 def build(config: Config, points: KeypointSet) -> Run:
     """Builds a model with fresh weights, after checking that the parts fit one another.
 
@@ -123,6 +132,10 @@ def normalise_pixels(image: jax.Array, config: Config) -> jax.Array:
 
 def _describe(config: Config, points: KeypointSet) -> tuple[Network, dict[str, Tree]]:
     """Returns the static part of a model and the shapes of its weights, checked but not made."""
+    if config.loss.interchangeable and not points.interchangeable_pairs:
+        raise UserError(
+            "loss.interchangeable=True, and no points are: name them in data.interchangeable_pairs."
+        )
     model = nnx.eval_shape(lambda: models.create(config, points.count, nnx.Rngs(config.seed)))
     objective.check(config, model.output)
     return _split(config, model)

@@ -86,9 +86,21 @@ class Network:
         output = model(inputs, rngs=nnx.Rngs(dropout=key))
         return output, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
 
-    def predict(self, weights: dict[str, Tree], inputs) -> jax.Array:
-        """Runs the model in evaluation mode: no dropout, stored statistics."""
-        return self._evaluating(weights)(inputs)
+    def predict(self, weights: dict[str, Tree], inputs, **attributes) -> jax.Array:
+        """Runs the model in evaluation mode: no dropout, stored statistics.
+
+        Args:
+          weights: {'params', 'frozen', 'stats'}.
+          inputs: [B, H, W, C] normalised, or what `features` returns.
+          **attributes: of the layers that have them, to be set otherwise than in training.
+
+        Returns:
+          Raw maps [B, h, w, K] or coordinates [B, K, 2].
+        """
+        model = self._evaluating(weights)
+        if attributes:
+            model = nnx.with_attributes(model, raise_if_not_found=False, **attributes)
+        return model(inputs)
 
     def describe(self, weights: dict[str, Tree], inputs) -> jax.Array:
         """Sums each picture up as the network sees it, [B, F], to compare pictures by."""

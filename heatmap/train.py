@@ -86,11 +86,6 @@ class Trainer:
         self.config, self.folder, self.startup = config, folder, startup
         self.splits = {name: records.take(rows) for name, rows in split.rows.items()}
         self.steps = batching.steps_per_run(config, len(self.splits["train"]))
-        if config.loss.interchangeable and not records.points.interchangeable_pairs:
-            raise UserError(
-                "loss.interchangeable=True, and no points are: name them in "
-                "data.interchangeable_pairs."
-            )
         self.best_metric = evaluate.best_metric(config, self.splits["val"])
         self.run = run_lib.build(config, records.points)
         self.optimiser, self.schedule = optim.create(config.optim, self.steps)
@@ -296,7 +291,7 @@ class Trainer:
         log = self.meta["log"]
         log.append(
             {
-                "epoch": self._epochs(step),
+                "epoch": evaluate.epochs(config, len(self.splits["train"]), step),
                 "step": step,
                 "train_loss": train_loss,
                 "val_loss": loss if math.isfinite(loss) else None,
@@ -379,18 +374,7 @@ class Trainer:
         workdir.write_json(self.folder / workdir.TRAINING_LOG, log)
 
     def _evaluation_is_due(self, step: int) -> bool:
-        """Says whether an epoch, or so many steps, end with this step."""
-        if step == self.steps:
-            return True
-        train = self.config.train
-        if train.eval_every_steps:
-            return step % train.eval_every_steps == 0
-        every = train.eval_every_epochs
-        return self._epochs(step) // every > self._epochs(step - 1) // every
-
-    def _epochs(self, step: int) -> int:
-        """Counts the whole epochs that so many steps have seen."""
-        return step * self.config.train.batch_size // len(self.splits["train"])
+        return evaluate.is_due(self.config, len(self.splits["train"]), step, self.steps)
 
     def _save_is_due(self, step: int) -> bool:
         every = self.config.train.save_every_steps

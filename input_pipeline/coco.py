@@ -186,7 +186,7 @@ def _images(
 
 def _id(record: dict[str, Any], name: str, where: str) -> int | str:
     """Takes an id, which by the standard is a number and in the wild also text."""
-    text = isinstance(record.get(name), str)
+    text = isinstance(record, dict) and isinstance(record.get(name), str)
     return labels.field(record, name, str if text else int, where)
 
 

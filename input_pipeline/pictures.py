@@ -71,6 +71,32 @@ def keep(records: Records, config: DataConfig) -> Records:
     return dataclasses.replace(records, kept=Kept(pictures, factors), notes=(*records.notes, note))
 
 
+def each(records: Records, config: DataConfig) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields every picture that records name once, decoded and upright.
+
+    Args:
+      records: whose pictures are in memory, kept, or files.
+      config: how many threads read them.
+
+    Yields:
+      The first row that shows it, and uint8 [H, W, C]; as it is kept where it is.
+
+    Raises:
+      UserError: if a file is gone or broken.
+    """
+    if records.pixels is not None:
+        yield from enumerate(records.pixels)
+        return
+    rows = np.sort(np.unique(records.files, return_index=True)[1])
+    names = [str(file) for file in records.files[rows]]
+    if records.kept:
+        yield from ((int(r), records.kept.pictures[n]) for r, n in zip(rows, names, strict=True))
+        return
+    turned = dict(zip(names, records.orientations[rows].tolist(), strict=True))
+    decoded = _decoded(turned, dict.fromkeys(names, 1), config)
+    yield from ((int(row), picture) for row, (_, picture) in zip(rows, decoded, strict=True))
+
+
 def decode(path):
     """Reads a picture file as RGB, uint8 [H, W, 3]."""
     image = tf.io.decode_image(tf.io.read_file(path), channels=3, expand_animations=False)
@@ -102,6 +128,31 @@ def upright(image, orientation):
     return tf.switch_case(orientation - 1, shown)
 
 
+def read(file: str, orientation: int, factor: int = 1) -> np.ndarray:
+    """Decodes one picture, upright and averaged by a whole number.
+
+    Args:
+      file: its path.
+      orientation: of its EXIF block, to be undone.
+      factor: so many pixels along either side become one.
+
+    Returns:
+      [H, W, 3] uint8.
+
+    Raises:
+      UserError: if the file is gone or broken.
+    """
+    try:
+        image = upright(decode(file), tf.constant(orientation))
+    except tf.errors.OpError:
+        _refuse(file)
+        raise
+    if factor > 1:
+        image = augment.area_average(image, (factor, factor))
+        image = tf.cast(tf.round(image), tf.uint8)
+    return image.numpy()
+
+
 def _factors(records: Records, config: DataConfig) -> dict[str, int]:
     """Says for each file by which whole number its picture may be averaged."""
     factors: dict[str, int] = {}
@@ -125,28 +176,11 @@ def _decoded(
     ):
         for file in [*factors, *[None] * workers]:
             if file:
-                waiting.append((file, pool.submit(_read, file, turned[file], factors[file])))
+                waiting.append((file, pool.submit(read, file, turned[file], factors[file])))
             if waiting and (file is None or len(waiting) > workers):
                 first, picture = waiting.popleft()
                 yield first, picture.result()
                 bar.update()
-
-
-def _read(file: str, orientation: int, factor: int) -> np.ndarray:
-    """Decodes one picture as it is kept.
-
-    Raises:
-      UserError: if the file is gone or broken.
-    """
-    try:
-        image = upright(decode(file), tf.constant(orientation))
-    except tf.errors.OpError:
-        _refuse(file)
-        raise
-    if factor > 1:
-        image = augment.area_average(image, (factor, factor))
-        image = tf.cast(tf.round(image), tf.uint8)
-    return image.numpy()
 
 
 def _on_disk(

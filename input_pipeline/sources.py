@@ -272,9 +272,8 @@ def read_picture(path: pathlib.Path, max_megapixels: float) -> np.ndarray:
     height, width, orientation = images.inspect(path)
     images.check_megapixels(path, (height, width), max_megapixels)
     try:
-        return pictures.upright(pictures.decode(str(path)), tf.constant(orientation)).numpy()
-    except tf.errors.OpError as error:
-        images.decode(path)  # says what is wrong
+        return pictures.read(str(path), orientation)
+    except tf.errors.OpError as error:  # of which Pillow knows nothing
         raise UserError(
             f"The picture {path} cannot be read ({error.message:.200}); export it again."
         ) from error

@@ -3,9 +3,12 @@
 import csv
 import json
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
+
+from input_pipeline.video import library
 
 
 def _picture(rng: np.random.Generator, points: np.ndarray, size: tuple[int, int]) -> Image.Image:
@@ -71,3 +74,15 @@ def write_coco(root: pathlib.Path, images: int, size=(60, 80)) -> None:
     category = {"id": 1, "name": "tube", "keypoints": ["head", "tail"], "skeleton": [[1, 2]]}
     labels = {"images": pictures, "annotations": annotations, "categories": [category]}
     (root / "annotations.json").write_text(json.dumps(labels))
+
+
+def write_film(path: pathlib.Path, frames: Sequence[np.ndarray]) -> None:
+    """Writes a video of frames, uint8 [H, W, 3], 25 a second."""
+    av = library()
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.height, stream.width, stream.pix_fmt = *frames[0].shape[:2], "yuv420p"
+        stream.bit_rate = 4_000_000
+        for pixels in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode(None))

@@ -269,6 +269,7 @@ def test_a_rotation_that_never_happens_changes_nothing():
         ("data.split.folds", 1),
         ("data.split.fold", 1),
         ("data.split.gap", -1),
+        ("data.split.cal", 0.9),
         ("augment.crop_scale", (1.0, 0.5)),
         ("augment.scale", (0.0, 1.0)),
         ("augment.rotation", -5.0),
@@ -411,6 +412,7 @@ def test_the_helper_of_these_tests_refuses_a_field_that_does_not_exist():
     ("overrides", "sentence"),
     [
         ({"data.split.folds": 5, "data.split.method": "hash"}, "divides blocks of time"),
+        ({"data.split.cal": 0.2, "data.split.method": "blocks"}, "holds out whole groups"),
         ({"optim.freeze_paths": ("[",)}, r"optim.freeze_paths: '\[' is no regular expression"),
         ({"optim.decay_paths": ("(",)}, r"optim.decay_paths: '\(' is no regular expression"),
         ({"optim.step_factor": -1.0}, r"optim.step_factor must lie in \[0, 1\]"),

@@ -25,6 +25,7 @@ GROUND = {
     "command_line",
     "keypoints",
     "geometry",
+    "axes",
     "hardware",
     "targets",
 }
@@ -51,6 +52,7 @@ PARTS = {  # what a run is put together from, and the tools that read its files
     "workdir",
     "writers",
     "report",
+    "checks",
 }
 COMMANDS = {
     "train",
@@ -66,6 +68,7 @@ COMMANDS = {
     "serve",
 }
 COMMANDS |= {"report.__main__", "report.examples"}  # the rest of `report` reads saved files only
+COMMANDS |= {f"checks.{name}" for name in ("codec", "trips", "cost")}  # the rest needs no data
 ROOMS = {
     **dict.fromkeys(GROUND, "ground"),
     **dict.fromkeys(PARTS, "parts"),
@@ -78,6 +81,7 @@ MAY_IMPORT = {  # of `heatmap`, by the room of the importing module
     "run": {"ground", "parts", "run"},
     "commands": {"ground", "parts", "run", "commands"},
 }
+STANDALONE = {"heatmap.export.check"}  # goes with every artefact, to places without this program
 NO_DATA = {"ground", "parts"}  # rooms that must not reach for input_pipeline
 FRAMEWORKS = {"jax", "flax", "optax", "orbax", "tensorflow", "tensorflow_datasets"}
 
@@ -156,7 +160,12 @@ def test_the_ground_floor_needs_numpy_only(name):
     assert roots <= {*sys.stdlib_module_names, "numpy", "heatmap", *parsers}
 
 
-@pytest.mark.parametrize("name", HEATMAP)
+@pytest.mark.parametrize("name", sorted(STANDALONE))
+def test_what_travels_alone_imports_nothing_of_ours(name):
+    assert not {m.split(".")[0] for m in imports_of(name)} & {*PACKAGES, "main", "tests"}
+
+
+@pytest.mark.parametrize("name", sorted({*HEATMAP} - STANDALONE))
 def test_heatmap_leaves_tensorflow_to_the_input_pipeline(name):
     assert not {m.split(".")[0] for m in imports_of(name)} & {"tensorflow", "tensorflow_datasets"}
 

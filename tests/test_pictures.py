@@ -131,7 +131,7 @@ def test_the_disk_is_written_once_and_shared(tmp_path, monkeypatch):
 def test_what_a_kill_left_is_no_cache(tmp_path, monkeypatch):
     records = on_disk(make_records(), tmp_path)
     config = settings(**{"data.cache": "disk"}).data
-    read, seen = pictures._read, []
+    read, seen = pictures.read, []
 
     def die_at_the_fifth(*arguments):
         seen.append(arguments)
@@ -139,11 +139,11 @@ def test_what_a_kill_left_is_no_cache(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return read(*arguments)
 
-    monkeypatch.setattr(pictures, "_read", die_at_the_fifth)
+    monkeypatch.setattr(pictures, "read", die_at_the_fifth)
     with pytest.raises(KeyboardInterrupt):
         pictures.keep(records, config)
     assert list(caches.folder().iterdir()) == []
-    monkeypatch.setattr(pictures, "_read", read)
+    monkeypatch.setattr(pictures, "read", read)
     assert len(pictures.keep(records, config).kept.pictures) == 10
 
 

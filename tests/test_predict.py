@@ -20,6 +20,7 @@ from heatmap.train import train
 from input_pipeline import video
 from launch.jobs import ROOT
 from tests.helpers import make_config
+from tests.projects import write_film
 
 TINY = {
     "data.name": "simple_json",
@@ -48,17 +49,6 @@ def pictures(tiny_root, tmp_path):
 
 def points(out):
     return pq.read_table(out / "points.parquet").to_pandas()
-
-
-def write_film(path, frames):
-    av = video.library()
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=25)
-        stream.height, stream.width, stream.pix_fmt = *frames[0].shape[:2], "yuv420p"
-        stream.bit_rate = 4_000_000
-        for pixels in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode(None))
 
 
 def spots(frame, size=(48, 64)):

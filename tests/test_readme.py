@@ -17,7 +17,7 @@ import safetensors.numpy
 from heatmap.models.vit import ARCHITECTURES
 from tests import published
 from tests.conftest import write_spots
-from tests.projects import write_coco, write_deeplabcut
+from tests.projects import write_coco, write_deeplabcut, write_film
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -48,6 +48,8 @@ def place(tmp_path_factory) -> pathlib.Path:
     write_deeplabcut(place / "PROJECT", videos=4, frames=6)
     write_coco(place / "ROOT", images=12)
     write_spots(place / "JSON")
+    shutil.copytree(place / "JSON" / "test", place / "photos")
+    write_film(place / "film.mp4", [np.zeros((32, 32, 3), np.uint8)] * 5)
     config = ARCHITECTURES["dinov2_vits14"]
     arrays = published.hugging_face_dinov2(published.random_parameters(config), config)
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
@@ -76,6 +78,8 @@ def test_readme_commands_run(place, tmp_path_factory):
         "python main.py": "error_px/median",
         "python -m heatmap.evaluate": "error_px/median",
         "python -m heatmap.report": "wrote runs/report",
+        "python -m heatmap.predict": "wrote the points of",
+        "python -m heatmap.calibration": "wrote runs/cal/calibration/",
     }
     for kind, line in [(start, line) for start in shows for line in commands(start)]:
         if "--coordinator" in line:
@@ -92,8 +96,20 @@ def test_readme_commands_run(place, tmp_path_factory):
         assert result.returncode == 0, (line, result.stderr)
         assert shows[kind] in result.stdout, line
         seen += 1
-    assert seen >= 13
+    assert seen >= 17
+    (line,) = commands("python -m heatmap.serve")
+    line = line.replace("--port=8000", f"--port={free_port()}")
+    server = subprocess.Popen(briefly(line, tfds), cwd=place, stdout=subprocess.PIPE, text=True)
+    assert "serving on http" in server.stdout.readline()
+    server.terminate()
+    server.wait(timeout=60)
     shutil.rmtree(place / "runs")
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 @pytest.mark.slow
@@ -101,9 +117,7 @@ def test_readme_processes_train_together(place, tmp_path_factory):
     tfds = tmp_path_factory.mktemp("tfds")
     lines = [line for line in commands("python main.py") if "--coordinator" in line]
     assert len(lines) == 2
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     run = [
         subprocess.Popen(
             briefly(line.replace("HOST:1234", address), tfds),

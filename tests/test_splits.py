@@ -141,6 +141,50 @@ def test_given_cannot_carve_from_one_group():
         make_split(records, split_config())
 
 
+# --- cal ---
+
+
+@FAST
+@given(records=grouped(least_groups=5), salt=st.integers(0, 9))
+def test_cal_takes_whole_groups_from_train_alone(records, salt):
+    without = make_split(records, split_config(method="hash", salt=salt))
+    train = len(without.rows["train"])
+    share = 0.4 * train / len(records)  # of all records, so that train keeps some
+    if len(np.unique(records.groups[without.rows["train"]])) < 2:
+        return
+    split = make_split(records, split_config(method="hash", salt=salt, cal=share))
+    assert_disjoint(held(records, split, "groups"))
+    both = np.sort(np.concatenate([split.rows["train"], split.rows["cal"]]))
+    assert both.tolist() == sorted(without.rows["train"].tolist())
+    for name in ("val", "test"):
+        assert split.rows[name].tolist() == without.rows[name].tolist()
+
+
+def test_cal_is_about_the_share_that_is_asked_for():
+    records = table(np.repeat(np.arange(100), 2))
+    split = make_split(records, split_config(method="hash", cal=0.2))
+    assert {n: len(r) for n, r in split.rows.items()} == {
+        "train": 120,
+        "cal": 40,
+        "val": 20,
+        "test": 20,
+    }
+    assert "120 train, 40 cal, 20 val, 20 test" in split.notes[0]
+
+
+def test_the_data_may_name_cal():
+    records = table(range(4), splits=["train", "cal", "val", "calibration"])
+    assert list(make_split(records, split_config()).rows["cal"]) == [1, 3]
+    with pytest.raises(UserError, match="names a cal split"):
+        make_split(records, split_config(cal=0.2))
+
+
+def test_more_cal_than_there_is_to_train_is_refused():
+    records = table(range(10), splits=["train"] * 2 + ["val"] * 8)
+    with pytest.raises(UserError, match="more than the 2 that would train"):
+        make_split(records, split_config(cal=0.3))
+
+
 # --- hash ---
 
 

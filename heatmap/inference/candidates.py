@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from heatmap import geometry
 from heatmap.errors import UserError
-from heatmap.inference import files, ranking, reading
+from heatmap.inference import batches, files, ranking
 from heatmap.inference.predictor import Examined, Predictor
 from heatmap.report.findings import Example
 
@@ -69,8 +69,8 @@ def look(model: Predictor, sources: Sequence, boxes, every: int) -> tuple[Candid
     events = sources_lib.read(sources, model.config, boxes, lambda _: 0, every)
     problems: list = []
     with tqdm(total=sum(counts), unit="picture", desc="looking", file=sys.stderr) as bar:
-        batches = reading.answers(model, model.examine, _pictures(events, problems, bar))
-        parts = [_candidates(model, places, *batch) for batch in batches]
+        answers = batches.each(model, model.examine, _pictures(events, problems, bar))
+        parts = [_candidates(model, places, *batch) for batch in answers]
     for problem in problems:
         print(problem.reason, file=sys.stderr)
     if not parts:
@@ -96,10 +96,10 @@ def _pictures(events: Iterator, problems: list, bar: tqdm) -> Iterator:
 
 
 def _candidates(
-    model: Predictor, places: dict[str, int], rows: list, examined: Examined
+    model: Predictor, places: dict[str, int], rows: batches.Rows, examined: Examined
 ) -> Candidates:
     """Keeps of a batch what is needed later."""
-    found = reading.instances_of(rows, examined.decoded)
+    found = batches.instances_of(rows, examined.decoded)
     return Candidates(
         source=np.array([places[name] for name in found.source.tolist()], np.int32),
         frame=found.frame,

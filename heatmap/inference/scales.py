@@ -111,7 +111,7 @@ def parse(text: str) -> Scale:
         return _checked(*values)
     except (TypeError, ValueError) as error:
         raise UserError(
-            f"--px_per_cm={text!r} must be one positive number, or two: 782.9,1.5 with its "
+            f"px_per_cm={text!r} must be one positive number, or two: 782.9,1.5 with its "
             "standard deviation."
         ) from error
 

@@ -1,0 +1,354 @@
+"""Artefacts, run in their own runtimes by processes that cannot import this program."""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from heatmap import run as run_lib
+from heatmap import workdir
+from heatmap.errors import UserError, guard
+from heatmap.export import __main__ as command
+from heatmap.export import artefact, check, golden, program
+from heatmap.keypoints import KeypointSet
+from heatmap.train import train
+from tests.helpers import MODEL_SETTINGS
+from tests.test_train import tiny
+
+HIDDEN = {"stablehlo": "tensorflow", "savedmodel": "jax,flax", "onnx": "jax,flax,tensorflow"}
+# Predicts the pictures of one file and writes what is found to another.
+OUTSIDE = """
+import sys
+
+folder, pictures, out, hidden = sys.argv[1:]
+for name in ("heatmap", "input_pipeline", *hidden.split(",")):
+    sys.modules[name] = None  # importing it fails
+sys.dont_write_bytecode = True
+sys.path.insert(0, folder)
+
+import numpy as np
+from check import load
+
+predict = load(folder)
+with np.load(pictures) as given:
+    inputs = dict(given)
+boxes = {name[4:]: inputs.pop(name) for name in list(inputs) if name.startswith("box_")}
+found = {}
+for name, image in inputs.items():
+    for key, value in predict(image, *([boxes[name]] if boxes else [])).items():
+        found[f"{name}.{key}"] = value
+np.savez(out, **found)
+"""
+# As large as the input, smaller, larger by more than two, and wide.
+SIZES = [(32, 32), (20, 27), (97, 150), (33, 130)]
+
+
+def spots(height, width, seed=0):
+    """A coloured picture with a bright and a dim spot, as the runs were trained on."""
+    rng = np.random.default_rng([seed, height, width])
+    rows, columns = np.mgrid[:height, :width]
+    picture = rng.normal(40, 5, (height, width, 3))
+    reach = (height * width) ** 0.5 / 16
+    for size in (200, 100):
+        x, y = rng.uniform(0.2, 0.8, 2) * (width, height)
+        spot = np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / (2 * reach**2))
+        picture += size * spot[..., None] * (1.0, 0.9, 0.8)
+    return picture.clip(0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_root, tmp_path_factory) -> pathlib.Path:
+    """The workdir of a finished run."""
+    folder = tmp_path_factory.mktemp("runs") / "unet"
+    train(tiny(tiny_root), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(trained, tmp_path_factory):
+    """Artefacts of the finished run by format, each written when it is first asked for."""
+    folder = tmp_path_factory.mktemp("artefacts")
+
+    def get(kind) -> pathlib.Path:
+        out = folder / kind
+        if not out.exists():
+            require(kind)
+            command.main([f"--workdir={trained}", f"--format={kind}", f"--out={out}"])
+        return out
+
+    return get
+
+
+def require(kind):
+    if kind == "onnx":
+        pytest.importorskip("onnxruntime")
+
+
+def random_run(name, **settings) -> run_lib.Run:
+    """A model with fresh weights, its maps not nearly empty but large and uneven."""
+    config = tiny("", **{"model.name": name, **MODEL_SETTINGS[name], **settings})
+    run = run_lib.build(config, KeypointSet(("bright", "dim")))
+
+    def enlarged(kernel):
+        return 1000 * kernel if kernel.ndim == 4 and kernel.std() < 2e-3 else kernel
+
+    params = jax.tree.map(enlarged, run.weights["params"])
+    return dataclasses.replace(run, weights={**run.weights, "params": params})
+
+
+def write(run, kind, folder, boxed=False):
+    """Writes an artefact of a model without a workdir."""
+    require(kind)
+    folder.mkdir()
+    command.FORMATS[kind].write(folder, program.build(run, boxed))
+    inputs = {"image": spots(40, 70)}
+    if boxed:
+        inputs["box"] = np.float32([2, 3, 50, 30])
+    picture = golden.Golden(inputs, golden.evaluator(run)(*inputs.values()), not boxed)
+    artefact.write_around(folder, picture, run.points, {"format": kind})
+
+
+def run_outside(folder, images, tmp_path) -> dict[str, dict[str, np.ndarray]]:
+    """Predicts pictures by name in a process without this program, and without other runtimes."""
+    kind = json.loads((folder / "metadata.json").read_text())["format"]
+    np.savez(tmp_path / "pictures.npz", **images)
+    places = [folder, tmp_path / "pictures.npz", tmp_path / "found.npz"]
+    process = subprocess.run(
+        [sys.executable, "-I", "-c", OUTSIDE, *map(str, places), HIDDEN[kind]],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr[-3000:]
+    found = {name: {} for name in images if not name.startswith("box_")}
+    with np.load(tmp_path / "found.npz") as stored:
+        for key, value in stored.items():
+            name, output = key.split(".")
+            found[name][output] = value
+    return found
+
+
+def assert_agree(found, expected):
+    """Raw maps within 1e-4, and of the points at least 99.9 % within 1e-3 px."""
+    assert set(found) == set(expected)
+    for name in expected:
+        raw = "maps" if "maps" in expected[name] else "coordinates"
+        np.testing.assert_allclose(found[name][raw], expected[name][raw], rtol=0, atol=1e-4)
+    off = np.concatenate(
+        [np.hypot(*(found[n]["points"] - expected[n]["points"]).T) for n in expected]
+    )
+    assert (off <= 1e-3).mean() >= 0.999, off
+
+
+def assert_found(run, folder, tmp_path):
+    """Compares an artefact with the evaluation of the run that it is of, on all SIZES."""
+    images = {f"{h}x{w}": spots(h, w) for h, w in SIZES}
+    found = run_outside(folder, images, tmp_path)
+    predict = golden.evaluator(run)
+    assert_agree(found, {size: predict(image) for size, image in images.items()})
+
+
+@pytest.mark.parametrize("kind", command.FORMATS)
+def test_an_artefact_finds_what_the_program_finds(trained, exported, kind, tmp_path):
+    assert_found(run_lib.open_run(trained), exported(kind), tmp_path)
+
+
+@pytest.mark.parametrize("kind", command.FORMATS)
+def test_an_artefact_finds_what_the_run_wrote_down(trained, exported, tiny_root, kind, tmp_path):
+    """The parquet of the run comes from its own evaluation, batches and all."""
+    rows = pq.read_table(trained / "predictions" / "test.parquet").to_pydict()
+    keys = {name: name.replace("/", "_").replace(".", "_") for name in rows["id"]}
+    images = {
+        key: np.array(Image.open(tiny_root / name).convert("RGB")) for name, key in keys.items()
+    }
+    found = run_outside(exported(kind), images, tmp_path)
+    points = json.loads((exported(kind) / "metadata.json").read_text())["points"]
+    for i, name in enumerate(rows["id"]):
+        result, k = found[keys[name]], points.index(rows["point"][i])
+        expected = [rows["x"][i], rows["y"][i]]
+        np.testing.assert_allclose(result["points"][k], expected, rtol=0, atol=1e-3)
+        assert result["score"][k] == pytest.approx(rows["score"][i], abs=1e-5)
+        assert result["entropy"][k] == pytest.approx(rows["entropy"][i], abs=1e-4)
+
+
+@pytest.mark.parametrize("name", sorted(set(MODEL_SETTINGS) - {"unet"}))
+@pytest.mark.parametrize(
+    "kind",
+    ["onnx", *(pytest.param(k, marks=pytest.mark.slow) for k in ("stablehlo", "savedmodel"))],
+)
+def test_every_model(name, kind, tmp_path):
+    run = random_run(name)
+    write(run, kind, tmp_path / "out")
+    assert_found(run, tmp_path / "out", tmp_path)
+
+
+VARIANTS = {
+    "letter-boxed colour, log-probabilities": {
+        "data.channels": 3,
+        "data.fit": "pad",
+        "data.mean": (0.4, 0.5, 0.6),
+        "data.std": (0.2, 0.3, 0.4),
+        "loss.name": "cross_entropy",
+        "decoder.name": "soft_argmax",
+    },
+    "half precision, no skips": {"model.dtype": "bfloat16", "model.skip": False},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_other_settings(variant, tmp_path):
+    run = random_run("unet", **VARIANTS[variant])
+    write(run, "onnx", tmp_path / "out")
+    assert_found(run, tmp_path / "out", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", ["simple", "cls_mlp"])
+def test_other_heads(head, tmp_path):
+    loss = "coordinate_mse" if head == "cls_mlp" else "mse"
+    run = random_run("vit", **{"model.head": head, "loss.name": loss})
+    write(run, "onnx", tmp_path / "out")
+    assert_found(run, tmp_path / "out", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["onnx", *(pytest.param(k, marks=pytest.mark.slow) for k in ("stablehlo", "savedmodel"))],
+)
+def test_a_model_of_boxes_takes_one(trained, kind, tmp_path):
+    run = run_lib.open_run(trained)
+    write(run, kind, tmp_path / "out", boxed=True)
+    image, box = spots(97, 150), np.float32([20.5, 10.25, 90.5, 80.0])
+    found = run_outside(tmp_path / "out", {"a": image, "box_a": box}, tmp_path)
+    predict = golden.evaluator(run)
+    expected = predict(image, box.astype(np.float64))
+    assert_agree(found, {"a": expected})
+    assert np.abs(predict(image)["maps"] - expected["maps"]).max() > 0.01  # not the whole picture
+
+
+def test_the_folder_says_what_it_holds(exported):
+    folder = exported("stablehlo")
+    assert {p.name for p in folder.iterdir()} == {
+        "model.stablehlo", "metadata.json", "golden.npz", "golden.png", "check.py",
+    }  # fmt: skip
+    told = json.loads((folder / "metadata.json").read_text())
+    assert told["points"] == ["bright", "dim"]
+    assert set(told["outputs"]) == {"points", "maps", "score", "entropy"}
+    assert set(told["versions"]) == {"heatmap", "jax", "jaxlib"}
+    assert len(told["weights_sha256"]) == 64
+    assert np.asarray(Image.open(folder / "golden.png")).std() > 10
+
+
+def test_a_model_that_disagrees_is_not_loaded(exported, tmp_path):
+    """The self-check: other weights than those that the golden points are of."""
+    broken = shutil.copytree(exported("stablehlo"), tmp_path / "broken")
+    with np.load(broken / "golden.npz") as stored:
+        arrays = dict(stored)
+    arrays["points"] = arrays["points"] + np.float32([0.002, 0])
+    np.savez(broken / "golden.npz", **arrays)
+    with pytest.raises(RuntimeError, match=r"bright is off by 0\.002"):
+        check.load(broken)
+    check.load(broken, check=False)
+    process = subprocess.run(
+        [sys.executable, broken / "check.py"], capture_output=True, text=True, check=False
+    )
+    assert process.returncode == 1
+    assert "fails its golden check" in process.stderr
+
+
+def outputs(maps, points):
+    return {"maps": np.float32(maps), "points": np.float32(points), "score": np.ones(1, np.float32)}
+
+
+def test_one_of_two_equal_peaks_is_listed_not_refused():
+    maps = np.zeros((4, 4, 1))
+    maps[0, 0], maps[3, 3] = 1.0, 0.99995
+    expected, other = outputs(maps, [[0.0, 0.0]]), maps.copy()
+    other[3, 3] = 1.00004
+    told = check.compare(outputs(other, [[3.0, 3.0]]), expected, ["tip"])
+    assert told["swapped"] == ["tip"]
+    assert told["wrong"] == []
+    other[3, 3] = 1.0002  # not equal within the tolerance of maps
+    told = check.compare(outputs(other, [[3.0, 3.0]]), expected, ["tip"])
+    assert len(told["wrong"]) == 1
+    maps[3, 3] = 0.9997  # maps agree, the peaks do not
+    told = check.compare(outputs(maps, [[3.0, 3.0]]), outputs(maps, [[0.0, 0.0]]), ["tip"])
+    assert told["wrong"] == ["tip is off by 4.24 px"]
+
+
+def test_nothing_is_left_of_an_export_that_failed(trained, tmp_path, monkeypatch):
+    def disagree(folder):
+        raise RuntimeError("does not agree")
+
+    monkeypatch.setattr(command.artefact, "check", disagree)
+    with pytest.raises(RuntimeError, match="does not agree"):
+        command.main([f"--workdir={trained}", "--format=stablehlo", f"--out={tmp_path / 'out'}"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_further_outputs_go_inside(trained):
+    """The hook of whatever is computed from maps and the way back to the picture."""
+
+    def extra(output, original_from_input):
+        return {"width": original_from_input[0, 0] * output.max(axis=(0, 1, 2))}
+
+    run = run_lib.open_run(trained)
+    image = spots(45, 64)
+    found = jax.jit(program.build(run, boxed=False, extra=extra).whole)(image)
+    np.testing.assert_allclose(found["width"], 2 * found["maps"].max((0, 1)), rtol=1e-6)
+
+
+def mistakes(folder, tmp_path):
+    """Arguments and a word of the sentence that answers them."""
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "something").touch()
+    unfinished = shutil.copytree(folder, tmp_path / "unfinished")
+    (unfinished / workdir.METRICS).unlink()
+    format_of = "--format=stablehlo"
+    return {
+        "no workdir": ([f"--workdir={tmp_path}", format_of], "holds no config.json"),
+        "unfinished": ([f"--workdir={unfinished}", format_of], "has not finished training"),
+        "full": (
+            [f"--workdir={folder}", format_of, f"--out={tmp_path / 'full'}"],
+            "exists already",
+        ),
+        "moved": ([f"--workdir={folder}", format_of, f"--root={tmp_path / 'gone'}"], "gone"),
+    }
+
+
+def test_a_mistake_is_a_sentence(trained, tmp_path, capsys):
+    for arguments, word in mistakes(trained, tmp_path).values():
+        with pytest.raises(SystemExit) as caught:
+            guard(lambda arguments=arguments: command.main(arguments))
+        assert caught.value.code == 2
+        told = capsys.readouterr().err
+        assert word in told
+        assert "Traceback" not in told
+
+
+def test_without_onnx_there_is_a_sentence(trained, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(UserError, match=r"onnx.*pip install -e '\.\[export\]'"):
+        command.main([f"--workdir={trained}", "--format=onnx", f"--out={tmp_path / 'o'}"])
+
+
+def test_what_no_file_can_hold_is_refused(trained, monkeypatch):
+    monkeypatch.setattr(program, "_MOST_GIGABYTES", 1e-4)
+    with pytest.raises(UserError, match="holds 2"):
+        program.build(run_lib.open_run(trained), boxed=False)
+
+
+def test_whole_pictures_need_no_boxes(trained, tmp_path):
+    config = workdir.read_config(trained)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, crop="image"))
+    with pytest.raises(UserError, match="no --boxes"):
+        command.export(trained, "stablehlo", tmp_path / "out", config, boxes=True)
