@@ -20,8 +20,8 @@ from heatmap import compilation, conformal, evaluate, workdir
 from heatmap.checkpoint import LATEST, Checkpoints
 from heatmap.config import Config
 from heatmap.errors import UserError, guard
+from heatmap.inference import batches, uncertainty
 from heatmap.inference import predictor as predictor_lib
-from heatmap.inference import uncertainty
 from heatmap.inference.instances import Instances
 from heatmap.inference.predictor import Predictor
 from heatmap.inference.uncertainty import Calibration
@@ -55,27 +55,13 @@ class Errors:
 
 def measure(predictor: Predictor, records) -> Errors:
     """Predicts records, as heatmap.predict would, and compares them with their labels."""
-    from input_pipeline import batching
 
     def step(_, batch):
         return predictor(batch["image"]), 0.0, 0.0
 
     with jax.set_mesh(predictor.mesh):
         decoded, _ = evaluate.collect(predictor.runs[0], step, None, records)
-    affines = batching.eval_affines(records, predictor.config)
-    points, covariance, unit = predictor_lib.in_original_pixels(decoded, affines)
-    found = Instances(
-        source=records.ids,
-        frame=np.full(len(records), -1),
-        instance=records.instances,
-        size=records.sizes,
-        box=records.boxes,
-        unit=unit,
-        points=points,
-        score=np.asarray(decoded.score, np.float64),
-        covariance=covariance,
-    )
-    return compare(found, records, predictor.points)
+    return compare(batches.of_records(records, decoded, predictor), records, predictor.points)
 
 
 def compare(found: Instances, records, points: KeypointSet) -> Errors:

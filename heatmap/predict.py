@@ -12,7 +12,6 @@ Points come with intervals if the run has been calibrated (python -m heatmap.cal
 
 import argparse
 import contextlib
-import csv
 import dataclasses
 import hashlib
 import itertools
@@ -70,7 +69,7 @@ def predict(
             _predict_block(model, following, parts, problems, bar)
     for problem in problems:
         print(problem.reason, file=sys.stderr)
-    _write_problems(out / "problems.csv", problems)
+    files.write_problems(out / "problems.csv", problems)
     return lambda: parts.stream(found_sources), problems
 
 
@@ -97,17 +96,6 @@ def _predict_block(model: Predictor, events: Iterator, parts, problems: list, ba
         computed.append(batches.start(model, waiting))
     if seen or ended:
         parts.add(batches.finish(model, computed), seen, ended)
-
-
-def _write_problems(path: pathlib.Path, problems: Sequence) -> None:
-    """Lists what could not be read; nothing stays of an earlier list where all could."""
-    if not problems:
-        path.unlink(missing_ok=True)
-        return
-    with workdir.replacing(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["source", "frame", "reason"])
-        writer.writerows([problem.name, problem.frame, problem.reason] for problem in problems)
 
 
 def with_measurements(points: KeypointSet, texts: Sequence[str]) -> KeypointSet:

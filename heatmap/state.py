@@ -102,6 +102,11 @@ class Network:
             model = nnx.with_attributes(model, raise_if_not_found=False, **attributes)
         return model(inputs)
 
+    def describe(self, weights: dict[str, Tree], inputs) -> jax.Array:
+        """Sums each picture up as the network sees it, [B, F], to compare pictures by."""
+        model: Any = self._evaluating(weights)
+        return model.describe(inputs)
+
     def features(self, weights: dict[str, Tree], image) -> tuple[jax.Array, jax.Array]:
         """Runs the backbone alone: (patches [B, h, w, C], CLS token [B, C])."""
         return getattr(self._evaluating(weights), BACKBONE)(image)

@@ -170,6 +170,7 @@ def read(
     config: Config,
     boxes: Boxes | None,
     first_frame: Callable[[Source], int],
+    every: int = 1,
 ) -> Iterator[Event]:
     """Yields every picture and frame with its instances, in order, or why there are none.
 
@@ -179,11 +180,12 @@ def read(
       boxes: of instances by file name, or None to take whole pictures. A source that is not listed
         is a problem; one that is listed without a box has no instance.
       first_frame: says from which frame on a video is wanted.
+      every: of a video only the frames 0, every, 2 · every, ….
     """
     workers = config.data.workers or hardware.cpus()
     waiting: collections.deque[Future[Event]] = collections.deque()
     with ThreadPoolExecutor(workers) as pool:
-        for task in _tasks(sources, config, boxes, first_frame):
+        for task in _tasks(sources, config, boxes, first_frame, every):
             waiting.append(pool.submit(task))
             if len(waiting) > _AHEAD * workers:
                 yield waiting.popleft().result()
@@ -196,6 +198,7 @@ def _tasks(
     config: Config,
     boxes: Boxes | None,
     first_frame: Callable[[Source], int],
+    every: int,
 ) -> Iterator[Callable[[], Event]]:
     """Yields the work of each picture and frame; frames are decoded here, one after another."""
     for source in sources:
@@ -204,18 +207,18 @@ def _tasks(
             reason = f"The boxes do not list {source.name}; add it, if only without a box."
             yield functools.partial(Problem, source.name, WHOLE, reason)
         elif source.is_video:
-            yield from _frames(source, config, mine, first_frame(source))
+            yield from _frames(source, config, mine, first_frame(source), every)
         else:
             yield functools.partial(_whole_picture, source, config, mine)
 
 
 def _frames(
-    source: Source, config: Config, boxes: Sequence[np.ndarray] | None, first: int
+    source: Source, config: Config, boxes: Sequence[np.ndarray] | None, first: int, every: int
 ) -> Iterator[Callable[[], Event]]:
     number = -1
     try:
         for number, pixels in video.frames(source.path):
-            if number >= first:
+            if number >= first and number % every == 0:
                 yield functools.partial(prepared, source, number, pixels, config, boxes)
     except video.Broken as error:
         yield functools.partial(Problem, source.name, error.frame, str(error))
@@ -231,6 +234,33 @@ def _whole_picture(
     except UserError as error:
         return Problem(source.name, WHOLE, str(error))
     return prepared(source, WHOLE, pixels, config, boxes)
+
+
+def pixels_of(
+    source: Source, frames: Iterable[int], max_megapixels: float
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Reads a picture, or a few frames of a video, again.
+
+    Args:
+      source: that has been read before.
+      frames: wanted, perhaps WHOLE.
+      max_megapixels: of a picture.
+
+    Yields:
+      The number of each frame, ascending, and its pixels, uint8 [H, W, 3].
+
+    Raises:
+      UserError: if it can be read no longer.
+    """
+    if not source.is_video:
+        yield WHOLE, read_picture(source.path, max_megapixels)
+        return
+    wanted = set(frames)
+    for number, pixels in video.frames(source.path):
+        if number in wanted:
+            yield number, pixels
+        if number >= max(wanted):
+            return
 
 
 def read_picture(path: pathlib.Path, max_megapixels: float) -> np.ndarray:

@@ -228,6 +228,22 @@ def _deeplabcut_rows(found: Instances, likelihood: np.ndarray) -> list[list[floa
     return table.reshape(len(found), -1).tolist()
 
 
+def write_problems(path: pathlib.Path, problems: Sequence) -> None:
+    """Lists what could not be read; nothing stays of an earlier list where all could.
+
+    Args:
+      path: of the CSV file.
+      problems: `input_pipeline.sources.Problem`.
+    """
+    if not problems:
+        path.unlink(missing_ok=True)
+        return
+    with workdir.replacing(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["source", "frame", "reason"])
+        writer.writerows([problem.name, problem.frame, problem.reason] for problem in problems)
+
+
 FORMATS: dict[str, Callable[[pathlib.Path, Stream, Meaning], None]] = {
     "parquet": _parquet,
     "csv": _csv,

@@ -6,11 +6,12 @@ Where the loss takes the ends of a pair in either order, each answer is first pu
 that is nearest to the first one's.
 """
 
+import functools
 import hashlib
 import json
 import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +36,20 @@ _SHARED = (
     *("loss.name", "loss.interchangeable", "model.shards"),
 )
 _TINY = 1e-12
+_FEATURES = 64  # numbers that are kept of a picture to compare it by
+
+
+class Examined(NamedTuple):
+    """What models say of a batch of pictures, to rank the pictures by.
+
+    Attributes:
+      decoded: what they say together; where there are no maps, but several answers, with the
+        covariance of these.
+      features: [B, F] of the first model: pictures that look alike to it lie near one another.
+    """
+
+    decoded: Decoded
+    features: jax.Array
 
 
 class Predictor:
@@ -63,12 +78,18 @@ class Predictor:
         self._trains = trains
         self._pairs = self.points.interchangeable_pairs if self.config.loss.interchangeable else ()
         self._weights = [run.weights for run in runs]
-        self._step = jax.jit(self._decode, out_shardings=state_lib.replicated(self.mesh))
+        compiled = functools.partial(jax.jit, out_shardings=state_lib.replicated(self.mesh))
+        self._step, self._examine = compiled(self._decode), compiled(self._look)
 
     def __call__(self, images) -> Decoded:
         """Reads the points of a batch of network inputs, uint8 [B, H, W, C], on the devices."""
         with jax.set_mesh(self.mesh):
             return self._step(self._weights, images)
+
+    def examine(self, images) -> Examined:
+        """Reads the points of a batch as a call does, and says what else there is to rank it by."""
+        with jax.set_mesh(self.mesh):
+            return self._examine(self._weights, images)
 
     def identity(self) -> str:
         """Hashes all that the answers depend on: weights, what models are given, the decoder."""
@@ -82,13 +103,35 @@ class Predictor:
         return hashlib.sha256(told.encode()).hexdigest()
 
     def _decode(self, weights: list[Any], images) -> Decoded:
-        outputs = []
+        return decoding.decode(self.config, self._combined(self._outputs(weights, images)))
+
+    def _look(self, weights: list[Any], images) -> Examined:
+        outputs = self._outputs(weights, images)
+        decoded = decoding.decode(self.config, self._combined(outputs))
+        if self._trains == "coordinates" and len(outputs) > 1:
+            places = jnp.stack([decoding.decode(self.config, o).keypoints for o in outputs])
+            apart = places - places.mean(axis=0)
+            covariance = jnp.einsum("mbki,mbkj->bkij", apart, apart) / len(outputs)
+            decoded = decoded._replace(covariance=covariance)
+        pixels = run_lib.normalise_pixels(images, self.config)
+        # The compiler finds that `predict` has computed most of this already.
+        features = self.runs[0].network.describe(weights[0], pixels)
+        return Examined(decoded, _projected(features))
+
+    def _outputs(self, weights: list[Any], images) -> list[jax.Array]:
+        """Asks each model, also in the mirror; pairs are in the order of the first answer."""
+        outputs: list[jax.Array] = []
         for run, parts in zip(self.runs, weights, strict=True):
             pixels = run_lib.normalise_pixels(images, run.config)
             outputs.append(run.network.predict(parts, pixels))
             if self.flip:
                 outputs.append(self._unmirrored(run.network.predict(parts, pixels[:, :, ::-1])))
-        return decoding.decode(self.config, self._combined(outputs))
+        if len(outputs) == 1:
+            return outputs
+        axis = 1 if self._trains == "coordinates" else 3
+        first, *others = (self._comparable(output) for output in outputs)
+        ordered = [first, *(_in_order_of(first, other, self._pairs, axis) for other in others)]
+        return [self._readable(vote) for vote in ordered]
 
     def _unmirrored(self, output):
         """Turns what a model says of the mirrored picture into what it means for the picture."""
@@ -100,13 +143,15 @@ class Predictor:
     def _combined(self, outputs: list[jax.Array]) -> jax.Array:
         if len(outputs) == 1:
             return outputs[0]
-        if self._trains == "logits":
-            outputs = [jax.nn.softmax(output, axis=(1, 2)) for output in outputs]
-        first, *others = outputs
-        axis = 1 if self._trains == "coordinates" else 3
-        total = first + sum(_in_order_of(first, other, self._pairs, axis) for other in others)
-        mean = total / len(outputs)
-        return jnp.log(jnp.maximum(mean, _TINY)) if self._trains == "logits" else mean
+        return self._readable(sum(map(self._comparable, outputs)) / len(outputs))
+
+    def _comparable(self, output):
+        """Turns logits, which are known up to a constant, into probabilities."""
+        return jax.nn.softmax(output, axis=(1, 2)) if self._trains == "logits" else output
+
+    def _readable(self, vote):
+        """Inverts `_comparable`."""
+        return jnp.log(jnp.maximum(vote, _TINY)) if self._trains == "logits" else vote
 
 
 def open_all(folders: Sequence[pathlib.Path], flip: bool = False) -> Predictor:
@@ -137,6 +182,15 @@ def in_original_pixels(
     covariance = np.asarray(decoded.covariance, np.float64)
     covariance = linear @ covariance @ np.swapaxes(linear, -1, -2)
     return points, covariance, np.abs(np.diagonal(back[:, :2, :2], axis1=1, axis2=2))
+
+
+def _projected(features):
+    """Keeps few numbers of [B, F]: a random projection keeps distances (Johnson, Lindenstrauss)."""
+    width = features.shape[-1]
+    if width <= _FEATURES:
+        return features
+    directions = jax.random.normal(jax.random.key(0), (width, _FEATURES)) / _FEATURES**0.5
+    return features.astype(jnp.float32) @ directions
 
 
 def _in_order_of(first, other, pairs: Sequence[Pair], axis: int):

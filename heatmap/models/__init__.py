@@ -1,8 +1,9 @@
 """The networks, by name.
 
 A model is an NNX module with `__call__(image [B, H, W, C], rngs) -> [B, h, w, K]` raw maps or
-`[B, K, 2]` coordinates, and an attribute `output` that says which. To add one, write a function
-from (config, K, rngs) to a module and give it a line in MODELS.
+`[B, K, 2]` coordinates, an attribute `output` that says which, and `describe(image) -> [B, F]`,
+features by which pictures can be compared. To add one, write a function from (config, K, rngs) to
+a module and give it a line in MODELS.
 """
 
 import jax.numpy as jnp

@@ -33,6 +33,11 @@ class KeypointViT(nnx.Module):
         del rngs
         return self.head(*(inputs if isinstance(inputs, tuple) else self.backbone(inputs)))
 
+    def describe(self, image):
+        """Sums up what the backbone sees in [B, H, W, 3], [B, 2 C]: CLS token and mean patch."""
+        patches, cls_token = self.backbone(image)
+        return jnp.concatenate([cls_token, patches.mean(axis=(1, 2))], axis=-1)
+
 
 def create(config: Config, num_keypoints: int, rngs: nnx.Rngs) -> KeypointViT:
     """Builds the model with random weights, which `run.build` replaces by pretrained ones.

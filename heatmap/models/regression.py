@@ -41,9 +41,13 @@ class RegressionNet(nnx.Module):
           image: the batch.
           rngs: holds the key of dropout; needed in training only.
         """
-        x = self.encoder(image)[-1].mean(axis=(1, 2))
+        x = self.describe(image)
         for linear in self.linears[:-1]:
             x = self.dropout(nnx.relu(linear(x)), rngs=rngs)
         x = self.linears[-1](x)
         x = x.astype(ops.accumulator(x.dtype))
         return nnx.sigmoid(x).reshape(x.shape[0], -1, 2)
+
+    def describe(self, image):
+        """Sums up what the network sees in [B, H, W, C], [B, 256]."""
+        return self.encoder(image)[-1].mean(axis=(1, 2))

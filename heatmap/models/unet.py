@@ -64,3 +64,7 @@ class UNet(nnx.Module):
                 x = jnp.concatenate([x, features[2 - i]], axis=-1)
         x = self.head(x)
         return x.astype(ops.accumulator(x.dtype))
+
+    def describe(self, image):
+        """Sums up what the network sees in [B, H, W, C], [B, 256]."""
+        return self.encoder(image)[-1].mean(axis=(1, 2))

@@ -175,16 +175,10 @@ class _Seen:
 
 def _seen(method: Method, source: Source, split: str, rows: Sequence[int]) -> _Seen:
     """Runs a method on some rows; one that gives coordinates is not run."""
-    from input_pipeline import batching
-
     config = source.config
     records = source.records[split]
     places = _places(method, records)[list(rows)]
-    # How a picture is cropped depends on whether it has other instances: these come along.
-    together = np.flatnonzero(np.isin(records.ids, records.ids[places]))
-    wanted = np.searchsorted(together, places)
-    some = records.take(together)
-    pictures = [batch["image"] for batch in batching.eval_batches(some, config)]
+    pictures, wanted, affines_of = inputs(records, config, places)
     maps = []
     if gives_maps(config):
         run = run_lib.open_run(method.folder, config)
@@ -193,9 +187,33 @@ def _seen(method: Method, source: Source, split: str, rows: Sequence[int]) -> _S
             maps = [np.asarray(look_step(run.weights, pixels)[0]) for pixels in pictures]
     return _Seen(
         pictures=np.concatenate(pictures)[wanted],
-        affines=batching.eval_affines(some, config)[wanted],
+        affines=affines_of,
         maps=shown(np.concatenate(maps)[wanted], config) if maps else None,
     )
+
+
+def inputs(
+    records, config: Config, places: np.ndarray
+) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+    """Makes what a network is given of a few records.
+
+    Args:
+      records: `input_pipeline.Records` of a split.
+      config: of the run.
+      places: [n] of the records.
+
+    Returns:
+      (batches of pictures, uint8 [B, H, W, C]; [n], where they stand when the batches are joined;
+      their input_from_original [n, 3, 3]).
+    """
+    from input_pipeline import batching
+
+    # How a picture is cropped depends on whether it has other instances: these come along.
+    together = np.flatnonzero(np.isin(records.ids, records.ids[places]))
+    wanted = np.searchsorted(together, places)
+    some = records.take(together)
+    pictures = [batch["image"] for batch in batching.eval_batches(some, config)]
+    return pictures, wanted, batching.eval_affines(some, config)[wanted]
 
 
 def gives_maps(config: Config) -> bool:
