@@ -37,6 +37,9 @@ class Checkpoints:
           workdir: of the run.
           kind: LATEST or BEST.
           clean: remove what a kill left half-written; for the one process that writes.
+
+        Raises:
+          UserError: if what is there is damaged so that it cannot even be listed.
         """
         self.folder = workdir.absolute() / "checkpoints" / kind
         # The best so far stays until the latest, which names it, is on disk: see `keep_only`.
@@ -45,7 +48,15 @@ class Checkpoints:
             enable_async_checkpointing=False,
             cleanup_tmp_directories=clean,
         )
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        try:
+            self._manager = ocp.CheckpointManager(self.folder, options=options)
+        except OSError:
+            raise
+        except Exception as error:  # Orbax reads the metadata of each, and raises what JSON does
+            raise UserError(
+                f"{self.folder} cannot be read ({_reason(error)}): a file in it is damaged; put it "
+                "back from a copy, or train in another --workdir."
+            ) from error
         self._backbone_sha256: str | None = None  # of the frozen one, once it has been computed
 
     def step(self) -> int | None:
@@ -159,14 +170,18 @@ class Checkpoints:
         try:
             return self._manager.restore(step, args=args)
         except Exception as error:  # Orbax raises bare ones for a missing array file
-            reason = textwrap.shorten(str(error), 200, placeholder=" …")
-            raise self._unreadable(reason or type(error).__name__) from error
+            raise self._unreadable(_reason(error)) from error
 
     def _unreadable(self, reason: str) -> UserError:
         return UserError(
             f"{self.folder / str(self.step())} cannot be restored ({reason}): it is damaged or of "
             "another model; put it back from a copy, or train in another --workdir."
         )
+
+
+def _reason(error: Exception) -> str:
+    """Says in a line what Orbax has raised."""
+    return textwrap.shorten(str(error), 200, placeholder=" …") or type(error).__name__
 
 
 def shapes(tree: Tree, shardings: Tree) -> Tree:
