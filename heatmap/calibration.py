@@ -11,14 +11,13 @@ reliability plot, figures/calibration.png.
 import argparse
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
 
 from heatmap import compilation, conformal, evaluate, workdir
 from heatmap.checkpoint import LATEST, Checkpoints
-from heatmap.config import Config
 from heatmap.errors import UserError, guard
 from heatmap.inference import batches, uncertainty
 from heatmap.inference import predictor as predictor_lib
@@ -101,6 +100,7 @@ def calibrate(
     levels: Sequence[float],
     within: float,
     absent_known: bool,
+    cropped: bool = False,
 ) -> Calibration:
     """Finds the factors of a predictor.
 
@@ -111,6 +111,7 @@ def calibrate(
       levels: of coverage, ascending.
       within: share of the reference length that counts as right.
       absent_known: whether a missing label says that the point is not in the picture.
+      cropped: whether the instances are crops by their boxes.
 
     Raises:
       UserError: if there are too few groups for the highest level.
@@ -131,13 +132,14 @@ def calibrate(
         }
 
     lengths = [uncertainty.length_spread(found, line) for line in points.measurements]
-    known = ~np.isnan(errors.points) & (errors.reference > 0)[:, None]
-    if not known.any():
-        raise UserError("No instance of the cal split has two labelled points that lie apart.")
+    apart = np.isfinite(errors.reference) & (errors.reference > 0)
+    known = (absent_known | errors.present) & apart[:, None]  # an absent point is nowhere right
     groups_of = np.broadcast_to(errors.groups[:, None], known.shape)
-    right = errors.points < within * errors.reference[:, None]
-    visibility = None
-    if absent_known and not errors.present.all():
+    right = errors.present & (errors.points < within * errors.reference[:, None])
+    confidence = visibility = None
+    if known.any():
+        confidence = uncertainty.monotone(found.score[known], right[known], groups_of[known])
+    if absent_known and not errors.present.all() and not np.isnan(found.score).all():
         flat = (found.score.ravel(), errors.present.ravel(), groups_of.ravel())
         visibility = uncertainty.monotone(*flat)
     return Calibration(
@@ -152,8 +154,9 @@ def calibrate(
             [name for name, *_ in points.measurements],
         ),
         within=within,
-        confidence=uncertainty.monotone(found.score[known], right[known], groups_of[known]),
+        confidence=confidence,
         visibility=visibility,
+        cropped=cropped,
     )
 
 
@@ -196,7 +199,12 @@ def table(calibration: Calibration) -> str:
     return "\n".join(lines)
 
 
-def check(folders: Sequence[pathlib.Path], config: Config, sha256: str) -> None:
+def are_crops(ids: np.ndarray, crop: str) -> bool:
+    """Says whether instances [N] are read from their boxes, as `augment.source_box` decides."""
+    return crop == "box" or (crop == "auto" and len(np.unique(ids)) < len(ids))
+
+
+def check(folders: Sequence[pathlib.Path], sha256: str) -> None:
     """Refuses data that are divided otherwise than when one of the models was trained.
 
     Raises:
@@ -204,8 +212,34 @@ def check(folders: Sequence[pathlib.Path], config: Config, sha256: str) -> None:
     """
     for folder in folders:
         evaluate.check_split(folder, Checkpoints(folder, LATEST).meta(), sha256)
-    if config.data.missing == "absent" and config.loss.name == "coordinate_mse":
-        raise UserError("A network without maps has no score to calibrate visibility with.")
+
+
+def cal_rows(
+    folder: pathlib.Path, groups: np.ndarray, rows: Mapping[str, np.ndarray]
+) -> np.ndarray:
+    """Returns the rows of the cal split, which nothing else may have touched.
+
+    Args:
+      folder: the workdir, for messages.
+      groups: [N] str, of all records.
+      rows: by split.
+
+    Raises:
+      UserError: if there are none, or one of their groups is in another split as well.
+    """
+    if "cal" not in rows:
+        raise UserError(
+            f"{folder} was trained without a cal split, and what has trained or chosen a model "
+            "cannot calibrate it: train with --config.data.split.cal=0.2, for example."
+        )
+    for name, others in rows.items():
+        shared = np.intersect1d(groups[rows["cal"]], groups[others])
+        if name != "cal" and len(shared):
+            raise UserError(
+                f"The group {shared[0]} is in the cal split and in {name}, so that cal is not new "
+                "to the model: divide whole groups, with data.split.method=hash."
+            )
+    return rows["cal"]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -238,13 +272,10 @@ def main(arguments: list[str] | None = None) -> None:
     predictor = predictor_lib.open_all(options.workdir, options.flip)
     data = predictor.config.data
     records, split = input_pipeline.load(dataclasses.replace(data, root=options.root or data.root))
-    check(options.workdir, predictor.config, split.sha256)
-    if "cal" not in split.rows:
-        raise UserError(
-            f"{options.workdir[0]} was trained without a cal split, and what has trained or chosen "
-            "a model cannot calibrate it: train with --config.data.split.cal=0.2, for example."
-        )
-    errors = measure(predictor, records.take(split.rows["cal"]))
+    check(options.workdir, split.sha256)
+    cal = cal_rows(options.workdir[0], records.groups, split.rows)
+    print("\n".join(split.notes))
+    errors = measure(predictor, records.take(cal))
     calibration = calibrate(
         errors,
         predictor.points,
@@ -252,6 +283,7 @@ def main(arguments: list[str] | None = None) -> None:
         levels,
         options.within,
         absent_known=data.missing == "absent",
+        cropped=are_crops(records.ids, data.crop),
     )
     path = uncertainty.save(options.workdir[0], calibration)
     print(table(calibration))
@@ -264,6 +296,8 @@ def main(arguments: list[str] | None = None) -> None:
         workdir.write_json(
             path.with_name(path.stem + "-test.json"), [dataclasses.asdict(row) for row in rows]
         )
+    if calibration.visibility is None:
+        print("no visibility: the labels do not tell absent points (data.missing='absent' does)")
     print(f"wrote {path}")
 
 

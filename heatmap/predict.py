@@ -23,7 +23,6 @@ from tqdm import tqdm
 
 from heatmap import compilation, state, workdir
 from heatmap.errors import UserError, guard
-from heatmap.fields import choose
 from heatmap.inference import batches, files, overlay, predictor, scales, tables, uncertainty
 from heatmap.inference.predictor import Predictor
 from heatmap.inference.scales import Bar, Scales
@@ -77,37 +76,44 @@ def _predict_block(model: Predictor, events: Iterator, parts, problems: list, ba
     """Predicts a few hundred pictures and writes them as one part."""
     from input_pipeline.sources import End, Problem
 
-    seen, ended, waiting, computed = {}, set(), [], []
-    size = batches.size_for(model)
-    for event in events:
-        if isinstance(event, Problem):
-            problems.append(event)
-        elif isinstance(event, End):
-            ended.add(event.source)
-            continue
-        else:
-            seen[event.source] = event.frame
-            waiting += [(event, item) for item in event.items]
-        bar.update()
-        while len(waiting) >= size:  # not waited for: the next pictures are read meanwhile
-            computed.append(batches.start(model, waiting[:size]))
-            waiting = waiting[size:]
-    if waiting:
-        computed.append(batches.start(model, waiting))
+    seen: dict = {}
+    ended: dict = {}
+
+    def pictures() -> Iterator:
+        for event in events:
+            if isinstance(event, End):
+                ended[event.source] = event.frames
+                continue
+            bar.update()
+            if isinstance(event, Problem):
+                problems.append(event)
+            else:
+                first, _ = seen.get(event.source, (event.frame, event.frame))
+                seen[event.source] = (first, event.frame)
+                yield event
+
+    found = [batches.instances_of(*batch) for batch in batches.each(model, model, pictures())]
     if seen or ended:
-        parts.add(batches.finish(model, computed), seen, ended)
+        parts.add(batches.joined(model, found), seen, ended)
 
 
 def with_measurements(points: KeypointSet, texts: Sequence[str]) -> KeypointSet:
     """Adds the lengths that the command line names: NAME=POINT-POINT, by name or number from 0.
 
     Raises:
-      UserError: for another form or an unknown point.
+      UserError: for another form, an unknown point, or a name that the data set gives to another
+        length: a calibration knows lengths by their names.
     """
+    of_data = {name: {a, b} for name, a, b in points.measurements}
     added: list[Measurement] = []
     for text in texts:
         name, _, ends = text.partition("=")
         a, b = _two_points(points, ends, f"--measure {text}")
+        if of_data.get(name, {a, b}) != {a, b}:
+            raise UserError(
+                f"--measure {text} gives another meaning to {name}, which the data set measures "
+                "between other points; choose another name."
+            )
         added.append((name, a, b))
     kept = [line for line in points.measurements if line[0] not in {name for name, *_ in added}]
     return dataclasses.replace(points, measurements=(*kept, *added))
@@ -144,7 +150,7 @@ def read_scales(options: argparse.Namespace, points: KeypointSet) -> Scales:
             bar = Bar(a, b, float(length))
         except ValueError:
             bar = None
-        if bar is None or not 0 < bar.cm < float("inf"):
+        if bar is None or not 0 < bar.cm < float("inf") or a == b:
             raise UserError(f"--scale_bar {options.scale_bar} must end in centimetres: 4-5=1.0.")
     return Scales(
         bar=bar,
@@ -197,12 +203,11 @@ def main(arguments: list[str] | None = None) -> None:
     """Parses the command line, predicts, and writes the files."""
     options = _parser().parse_intermixed_args(arguments)
     formats = options.formats.split(",")
-    for name in formats:
-        choose(files.FORMATS, name, "--formats")
+    files.check(formats)
     compilation.keep()
     from input_pipeline import coco, sources
 
-    named = sources.find(options.inputs)
+    named = sources.find(options.inputs, but=options.out)
     if any(source.is_video for source in named):
         from input_pipeline import video
 
@@ -215,13 +220,16 @@ def main(arguments: list[str] | None = None) -> None:
     model = predictor.open_all(options.workdir, options.flip)
     points = with_measurements(model.points, options.measure)
     told_scales = read_scales(options, points)
-    calibration = uncertainty.load(options.workdir[0], model.identity())
+    sources.check_entries(named, told_scales.by_name, f"--scales {options.scales}")
+    sources.check_entries(named, boxes or {}, f"--boxes {options.boxes}")
+    calibration = uncertainty.load_for(options.workdir[0], model.identity(), boxes is not None)
     meaning = Meaning(points, model.config, calibration, told_scales)
     with workdir.locked(options.out):
         stream, problems = predict(model, named, boxes, options.out, boxes_hash)
         files.write(formats, options.out, stream, meaning)
         if options.overlay:
-            overlay.write(options.out, stream, meaning, named)
+            since = uncertainty.time_of(options.workdir[0], model.identity())
+            overlay.write(options.out, stream, meaning, named, since)
     _tell(options, meaning, len(named), problems)
 
 
@@ -231,8 +239,8 @@ def _tell(options: argparse.Namespace, meaning: Meaning, count: int, problems: S
         print(f"{len(problems)} could not be read; {options.out / 'problems.csv'} lists them")
     if meaning.calibration is None:
         print(
-            "no intervals: these models have not been calibrated with these settings "
-            "(python -m heatmap.calibration)"
+            "no intervals: these models have not been calibrated for such pictures with these "
+            "settings (python -m heatmap.calibration)"
         )
     elif unknown := tables.unknown_lengths(meaning.calibration, meaning.points):
         print(f"no intervals for {', '.join(unknown)}: the calibration does not know them")

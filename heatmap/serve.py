@@ -112,11 +112,11 @@ def _known(value: Any) -> Any:
 def application(model: Predictor, meaning: Meaning, limits: Limits) -> Any:
     """Builds the ASGI application: GET / is the page, POST /predict takes a picture as its body."""
     from starlette.applications import Starlette
-    from starlette.requests import Request
+    from starlette.requests import ClientDisconnect, Request
     from starlette.responses import HTMLResponse, JSONResponse, Response
     from starlette.routing import Route
 
-    worker = ThreadPoolExecutor(1)  # the devices do one thing at a time
+    worker: ThreadPoolExecutor  # one thread, as the devices do one thing at a time
     waiting = 0
 
     async def page(_: Request) -> Response:
@@ -139,6 +139,8 @@ def application(model: Predictor, meaning: Meaning, limits: Limits) -> Any:
     async def received(request: Request) -> bytes:
         try:
             upload = await asyncio.wait_for(body(request), limits.seconds)
+        except ClientDisconnect as error:  # there is no one left to read it
+            raise Refusal(400, "The upload was broken off.") from error
         except TimeoutError as error:
             raise Refusal(408, f"The upload took over {limits.seconds:g} seconds.") from error
         if not upload:
@@ -171,13 +173,21 @@ def application(model: Predictor, meaning: Meaning, limits: Limits) -> Any:
         assert isinstance(refusal, Refusal)  # as registered below
         return JSONResponse({"error": str(refusal)}, refusal.status)
 
+    async def failed(_: Request, error: Exception) -> Response:
+        del error  # it is in the server's log
+        return JSONResponse({"error": "The server failed; its log says why."}, 500)
+
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette):
+        nonlocal worker
+        worker = ThreadPoolExecutor(1)
         yield
         worker.shutdown(wait=False, cancel_futures=True)
 
     routes = [Route("/", page), Route("/predict", told, methods=["POST"])]
-    return Starlette(routes=routes, exception_handlers={Refusal: refused}, lifespan=lifespan)
+    return Starlette(
+        routes=routes, exception_handlers={Refusal: refused, Exception: failed}, lifespan=lifespan
+    )
 
 
 def _answer_with_scale(
@@ -231,7 +241,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError("--megabytes and --seconds are positive, and --port is below 65536.")
     compilation.keep()
     model = predictor.open_all(options.workdir, options.flip)
-    calibration = uncertainty.load(options.workdir[0], model.identity())
+    calibration = uncertainty.load_for(options.workdir[0], model.identity(), boxed=False)
     meaning = Meaning(model.points, model.config, calibration, Scales())
     warm_up(model)
     limits = dataclasses.replace(limits, megabytes=options.megabytes, seconds=options.seconds)

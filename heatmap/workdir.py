@@ -103,9 +103,12 @@ def locked(workdir: pathlib.Path, patience: float = 30.0) -> Iterator[None]:
       patience: seconds to wait for another process, which may be saving and about to leave.
 
     Raises:
-      UserError: if the other process stays.
+      UserError: if the other process stays, or a file is where the folder would be.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UserError(f"{workdir} cannot be a folder: a file is in the way.") from error
     handle = os.open(workdir, os.O_RDONLY)
     try:
         _take_lock(handle, workdir, time.monotonic() + patience)

@@ -23,6 +23,7 @@ from input_pipeline import augment, batching, images, labels, pictures, video
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
 VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".ogv", ".ts")
 WHOLE = -1  # the frame number of a picture
+_LARGEST_BOX = 10  # times its picture
 _AHEAD = 4  # pictures a thread that may be read before they are asked for; each is whole in memory
 
 Boxes = Mapping[str, Sequence[np.ndarray]]
@@ -110,12 +111,14 @@ class Picture:
 Event = Picture | Problem | End
 
 
-def find(inputs: Sequence[str]) -> list[Source]:
+def find(inputs: Sequence[str], but: pathlib.Path | None = None) -> list[Source]:
     """Lists the pictures and videos that are named, each once.
 
     Args:
       inputs: files, folders (read with all folders in them) and globs; files are told apart by
         their suffix.
+      but: a folder whose files are left out when another that holds it is read: what was drawn
+        for an earlier answer is no question.
 
     Returns:
       In the order given; a folder's in natural order, so that 2.png comes before 10.png.
@@ -128,7 +131,8 @@ def find(inputs: Sequence[str]) -> list[Source]:
         path = pathlib.Path(given).expanduser()
         if path.is_dir():
             files = [p for p in path.rglob("*") if p.suffix.lower() in (*PICTURES, *VIDEOS)]
-            files = [p for p in files if not p.name.startswith(".") and p.is_file()]
+            files = [p for p in files if p.is_file() and not _is_hidden(p.relative_to(path))]
+            files = [p for p in files if but is None or but.absolute() not in p.absolute().parents]
             what = f"The folder {given} holds no pictures ({' '.join(PICTURES)}) and no videos"
         elif path.is_file():
             files, what = [path], ""
@@ -144,6 +148,10 @@ def find(inputs: Sequence[str]) -> list[Source]:
     return list(found.values())
 
 
+def _is_hidden(path: pathlib.Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
 def _source(path: pathlib.Path) -> Source:
     suffix = path.suffix.lower()
     if suffix not in (*PICTURES, *VIDEOS):
@@ -155,14 +163,42 @@ def _source(path: pathlib.Path) -> Source:
     return Source(path.as_posix(), path, suffix in VIDEOS, f"{told.st_size}-{told.st_mtime_ns}")
 
 
+def picture_name(source: str, frame: int) -> str:
+    """Names a picture or frame where one text has to do: video.mp4#000012."""
+    return source if frame < 0 else f"{source}#{frame:06d}"
+
+
+def check_entries(sources: Sequence[Source], entries: Iterable[str], table: str) -> None:
+    """Refuses a table whose names fit several sources, each of which would take its line.
+
+    Args:
+      sources: from `find`.
+      entries: the names in the table, whole or the end of a path.
+      table: what it is, for the message.
+
+    Raises:
+      UserError: for the first such name.
+    """
+    known = set(entries)
+    taken: dict[str, str] = {}
+    for source in sources:
+        entry = next((end for end in _ends(source.name) if end in known), None)
+        if entry is not None and taken.setdefault(entry, source.name) != source.name:
+            raise UserError(
+                f"{table} names {entry}, which may be {taken[entry]} or {source.name}; write more "
+                "of its path there."
+            )
+
+
+def _ends(name: str) -> list[str]:
+    """Lists what a path may be called: itself, and it without its first folders."""
+    parts = name.split("/")
+    return ["/".join(parts[start:]) for start in range(len(parts))]
+
+
 def boxes_of(name: str, boxes: Boxes) -> Sequence[np.ndarray] | None:
     """Finds the boxes of a source: by its name, or by the part of it that a file names; or None."""
-    parts = name.split("/")
-    for start in range(len(parts)):
-        found = boxes.get("/".join(parts[start:]))
-        if found is not None:
-            return found
-    return None
+    return next((boxes[end] for end in _ends(name) if end in boxes), None)
 
 
 def read(
@@ -202,38 +238,53 @@ def _tasks(
 ) -> Iterator[Callable[[], Event]]:
     """Yields the work of each picture and frame; frames are decoded here, one after another."""
     for source in sources:
-        mine = None if boxes is None else boxes_of(source.name, boxes)
-        if boxes is not None and mine is None:
-            reason = f"The boxes do not list {source.name}; add it, if only without a box."
-            yield functools.partial(Problem, source.name, WHOLE, reason)
-        elif source.is_video:
-            yield from _frames(source, config, mine, first_frame(source), every)
+        if source.is_video:
+            yield from _frames(source, config, boxes, first_frame(source), every)
         else:
-            yield functools.partial(_whole_picture, source, config, mine)
+            yield functools.partial(_whole_picture, source, config, boxes)
 
 
 def _frames(
-    source: Source, config: Config, boxes: Sequence[np.ndarray] | None, first: int, every: int
+    source: Source, config: Config, boxes: Boxes | None, first: int, every: int
 ) -> Iterator[Callable[[], Event]]:
     number = -1
     try:
         for number, pixels in video.frames(source.path):
             if number >= first and number % every == 0:
-                yield functools.partial(prepared, source, number, pixels, config, boxes)
+                yield functools.partial(boxed, source, number, pixels, config, boxes)
     except video.Broken as error:
         yield functools.partial(Problem, source.name, error.frame, str(error))
     else:
         yield functools.partial(End, source, number + 1)
 
 
-def _whole_picture(
-    source: Source, config: Config, boxes: Sequence[np.ndarray] | None
-) -> Picture | Problem:
+def _whole_picture(source: Source, config: Config, boxes: Boxes | None) -> Picture | Problem:
     try:
         pixels = read_picture(source.path, config.data.max_megapixels)
     except UserError as error:
         return Problem(source.name, WHOLE, str(error))
-    return prepared(source, WHOLE, pixels, config, boxes)
+    return boxed(source, WHOLE, pixels, config, boxes)
+
+
+def boxed(
+    source: Source, frame: int, pixels: np.ndarray, config: Config, boxes: Boxes | None
+) -> Picture | Problem:
+    """Makes the inputs of a picture's own boxes; a frame may have some, or its video for all."""
+    if boxes is None:
+        return prepared(source, frame, pixels, config, None)
+    mine = boxes_of(picture_name(source.name, frame), boxes)
+    mine = boxes_of(source.name, boxes) if mine is None else mine
+    if mine is None:
+        reason = f"The boxes do not list {source.name}; add it, if only without a box."
+        return Problem(source.name, frame, reason)
+    height, width = pixels.shape[:2]
+    for box in mine:
+        if max(box[2] - box[0], box[3] - box[1]) > _LARGEST_BOX * max(height, width):
+            reason = (
+                f"A box of {source.name} is far larger than its {width}x{height} pixels; mend it."
+            )
+            return Problem(source.name, frame, reason)
+    return prepared(source, frame, pixels, config, mine)
 
 
 def pixels_of(

@@ -60,6 +60,13 @@ def frames(path: pathlib.Path) -> Iterator[tuple[int, np.ndarray]]:
                 raise Broken(f"{path} holds no pictures, only sound; leave it out.", 0)
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
+            if stream.sample_aspect_ratio not in (None, 0, 1):
+                raise Broken(
+                    f"The pixels of {path} are not square ({stream.sample_aspect_ratio}), so that "
+                    "lengths across and down differ: convert it, with ffmpeg -vf "
+                    "scale=iw*sar:ih,setsar=1 for example.",
+                    0,
+                )
             for frame in container.decode(stream):
                 yield number, _displayed(frame)
                 number += 1

@@ -278,6 +278,7 @@ def test_a_random_backbone_is_made_again_of_its_seed(tiny_root, tmp_path, capsys
     assert_equal(opened, run_lib.build(config, POINTS).weights["frozen"])
 
 
+@pytest.mark.slow
 def test_a_partly_frozen_backbone_resumes(tiny_root, tmp_path, weights, capsys):
     overrides = {"model.freeze_backbone": False, "optim.freeze_paths": (r"^backbone/blocks/0/",)}
     for steps in (2, 3):

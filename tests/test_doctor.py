@@ -153,6 +153,7 @@ def run(*arguments, cwd=ROOT):
     )
 
 
+@pytest.mark.slow
 def test_a_run_is_timed(root, tmp_path):
     regression = ["--config.model.name=regression", "--config.loss.name=coordinate_mse"]
     code, found = diagnose(root, tmp_path / "out", *regression)

@@ -1,5 +1,6 @@
 """python -m heatmap.predict, from files to files, with runs that train in seconds."""
 
+import fractions
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ import input_pipeline
 from heatmap import predict
 from heatmap.errors import UserError
 from heatmap.inference import files
+from heatmap.keypoints import KeypointSet
 from heatmap.train import train
 from input_pipeline import video
 from launch.jobs import ROOT
@@ -125,8 +127,10 @@ def test_other_settings_need_another_folder(run, pictures, tmp_path):
     predict.main([f"--workdir={run}", str(pictures), out])
     with pytest.raises(UserError, match="holds predictions of other models"):
         predict.main([f"--workdir={run}", str(pictures), out, "--flip"])
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("")
     with pytest.raises(UserError, match="so it is not of ours"):
-        predict.main([f"--workdir={run}", str(pictures), f"--out={pictures}"])
+        predict.main([f"--workdir={run}", str(pictures), f"--out={tmp_path / 'full'}"])
 
 
 def test_bad_pictures_are_told_and_left_out(run, pictures, tmp_path, capsys):
@@ -268,6 +272,89 @@ def test_a_video_goes_on_at_the_frame_where_it_was_interrupted(run, film, tmp_pa
     assert done == []
 
 
+def test_a_part_that_is_gone_is_made_anew(run, film, tmp_path, monkeypatch):
+    """And what comes behind it is neither lost nor doubled."""
+    monkeypatch.setattr(predict, "_BLOCK", 6)
+    command = [f"--workdir={run}", str(film), f"--out={tmp_path / 'out'}"]
+    predict.main(command)
+    whole = points(tmp_path / "out")
+    parts = sorted((tmp_path / "out" / "parts").iterdir())
+    assert len(parts) == 4
+    parts[1].unlink()
+    predict.main(command)
+    again = points(tmp_path / "out")
+    assert again["frame"].tolist() == whole["frame"].tolist()
+    np.testing.assert_allclose(again[["x", "y"]], whole[["x", "y"]], atol=1e-4)
+    parts[2].write_bytes(parts[2].read_bytes()[:-9])
+    predict.main(command)  # what cannot be opened is as good as gone
+    assert points(tmp_path / "out")["frame"].tolist() == whole["frame"].tolist()
+
+
+def test_a_file_in_the_way_is_told(run, pictures, tmp_path):
+    (tmp_path / "file").write_text("")
+    for place in ("file", "file/inside"):
+        with pytest.raises(UserError, match="a file is in the way"):
+            predict.main([f"--workdir={run}", str(pictures), f"--out={tmp_path / place}"])
+
+
+def test_what_was_drawn_is_no_question(run, pictures, tmp_path):
+    """Nor is what lies in hidden folders."""
+    (pictures / ".thumbs").mkdir()
+    shutil.copy(pictures / "000.png", pictures / ".thumbs")
+    command = [f"--workdir={run}", str(pictures), f"--out={pictures / 'found'}", "--overlay"]
+    predict.main(command)
+    predict.main(command)
+    assert points(pictures / "found")["source"].nunique() == 6
+
+
+def test_a_name_of_the_data_keeps_its_meaning(run):
+    known = KeypointSet(("a", "b", "c"), measurements=(("length", 0, 1),))
+    assert predict.with_measurements(known, ["length=b-a", "width=1-2"]).measurements == (
+        ("length", 1, 0),
+        ("width", 1, 2),
+    )
+    with pytest.raises(UserError, match="gives another meaning to length"):
+        predict.with_measurements(known, ["length=0-2"])
+
+
+def test_frames_may_have_boxes_of_their_own(run, film, tmp_path):
+    """And a box that is no part of its picture is a problem of that picture alone."""
+    listed = ["film.mp4", "film.mp4#000003", "film.mp4#000004"]
+    all_of_it, left, far = [0, 0, 64, 48], [0, 0, 32, 48], [0, 0, 1e300, 48]
+    write_boxes(tmp_path / "boxes.json", listed, [(0, all_of_it), (1, left), (1, left), (2, far)])
+    out = tmp_path / "out"
+    predict.main(
+        [f"--workdir={run}", str(film), f"--out={out}", f"--boxes={tmp_path / 'boxes.json'}"]
+    )
+    found = points(out).groupby("frame")["instance"].nunique()
+    assert found[3] == 2
+    assert 4 not in found.index
+    assert found.drop(3).eq(1).all()
+    assert "far larger" in (out / "problems.csv").read_text()
+
+
+def test_a_name_that_fits_two_pictures_is_refused(run, pictures, tmp_path):
+    other = shutil.copytree(pictures, tmp_path / "other")
+    (tmp_path / "scales.csv").write_text("file,px_per_cm\n000.png,20\n")
+    command = [f"--workdir={run}", str(pictures), str(other), f"--out={tmp_path / 'out'}"]
+    with pytest.raises(UserError, match="which may be"):
+        predict.main([*command, f"--scales={tmp_path / 'scales.csv'}", "--measure=d=0-1"])
+
+
+def test_pixels_that_are_not_square_are_refused(tmp_path):
+    av = video.library()
+    with av.open(str(tmp_path / "wide.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        stream.sample_aspect_ratio = fractions.Fraction(4, 3)
+        for i in range(5):
+            frame = av.VideoFrame.from_ndarray(spots(i), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with pytest.raises(video.Broken, match="not square"):
+        list(video.frames(tmp_path / "wide.mp4"))
+
+
 def test_a_broken_video_gives_what_there_is_of_it(run, film, tmp_path, capsys):
     broken, sound = tmp_path / "broken.avi", tmp_path / "no_film.mp4"
     write_film(broken, [spots(i % 20) for i in range(60)])
@@ -333,7 +420,7 @@ def test_lengths_and_scales(run, pictures, tmp_path):
     np.testing.assert_allclose(lengths["px"], np.repeat(apart, 2))
     np.testing.assert_allclose(lengths["cm"][:4], np.repeat(apart[:2] / [20, 40], 2))
     np.testing.assert_allclose(
-        lengths["cm_scale_sd"][:4], np.repeat(apart[:2] / [20, 40] * [0.5 / 20, 0], 2)
+        lengths["cm_scale_sd"][:4], np.repeat(apart[:2] / [20, 40] * [0.5 / 20, np.nan], 2)
     )
     assert lengths["cm"][4:].isna().all()
 
@@ -346,6 +433,7 @@ def test_lengths_and_scales(run, pictures, tmp_path):
         ("--measure=same=1-1", "between two of the 2 points"),
         ("--px_per_cm=-3", "one positive number"),
         ("--scale_bar=0-1", "must name two points"),
+        ("--scale_bar=0-0=1", "must end in centimetres"),
         ("--scale_bar=0-1=x", "must end in centimetres"),
         ("--scales=missing.csv", "cannot be read"),
         ("--formats=xls", "--formats='xls' is not known"),

@@ -75,6 +75,7 @@ def test_the_mirrored_picture_has_the_mirrored_answer(kind):
     assert np.abs(alone - found).max() > 0.01  # the mirror does have a say
 
 
+@pytest.mark.slow
 def test_what_is_averaged():
     """Maps of squared error as they are, logits as probabilities, coordinates as they are."""
     images = pictures()

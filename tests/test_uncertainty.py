@@ -112,12 +112,13 @@ def errors_of(rng, groups, sizes=(1, 6), k=3):
     shift = rng.normal(size=(groups, 1, 2))[[int(name[1:]) for name in names]]
     spread = np.sqrt(np.trace(covariance, axis1=2, axis2=3) / 2)[..., None]
     found = instances(truth + spread * (shift + rng.normal(size=(n, k, 2))), covariance)
+    points = POINTS if k == 3 else KeypointSet(POINTS.names[:k])
 
     class Records:
         keypoints, labelled = truth, np.ones((n, k), bool)
 
     Records.groups = np.array(names)
-    return calibration_lib.compare(found, Records, POINTS)
+    return calibration_lib.compare(found, Records, points)
 
 
 def test_new_groups_are_covered_as_often_as_promised():
@@ -191,6 +192,37 @@ def test_visibility_is_told_where_labels_know_it():
     assert told.visibility(np.array([0.9]))[0] > 0.9
     unknown = calibration_lib.calibrate(errors, POINTS, "id", LEVELS, 0.05, absent_known=False)
     assert unknown.visibility is None
+    # A point that is not there is not right, wherever it is said to be.
+    assert told.confidence(np.array([0.01]))[0] < 0.1 < unknown.confidence(np.array([0.01]))[0]
+
+
+def test_one_point_has_intervals_and_no_confidence():
+    rng = np.random.default_rng(0)
+    errors = errors_of(rng, 25, k=1)
+    told = calibration_lib.calibrate(errors, KeypointSet(("a",)), "id", LEVELS, 0.05, False)
+    assert told.confidence is None
+    assert len(told.points["a"]) == 3
+
+
+def test_groups_that_others_have_seen_are_refused(tmp_path):
+    groups = np.array(list("aabbccdd"))
+    rows = {"train": np.array([0, 1]), "cal": np.array([2, 4]), "val": np.array([6, 7])}
+    assert calibration_lib.cal_rows(tmp_path, groups, rows).tolist() == [2, 4]
+    with pytest.raises(UserError, match="The group c is in the cal split and in test"):
+        calibration_lib.cal_rows(tmp_path, groups, {**rows, "test": np.array([5])})
+    with pytest.raises(UserError, match="without a cal split"):
+        calibration_lib.cal_rows(tmp_path, groups, {"train": np.array([0])})
+
+
+def test_a_calibration_of_crops_is_not_for_whole_pictures(tmp_path):
+    told = dataclasses.replace(example(), cropped=True)
+    uncertainty.save(tmp_path, told)
+    assert uncertainty.load_for(tmp_path, told.identity, boxed=True) == told
+    assert uncertainty.load_for(tmp_path, told.identity, boxed=False) is None
+    ids = np.array(["a", "a", "b"])
+    assert calibration_lib.are_crops(ids, "auto")
+    assert calibration_lib.are_crops(ids[1:], "box")
+    assert not calibration_lib.are_crops(ids[1:], "auto")
 
 
 def example():

@@ -86,7 +86,7 @@ def export(folder: pathlib.Path, kind: str, out: pathlib.Path, config: Config, b
         raise UserError(f"{folder} was trained on whole pictures (data.crop='image'): no --boxes.")
     run = run_lib.open_run(folder, config)
     boxed = boxes or config.data.crop == "box"
-    calibration = uncertainty.load(folder, Predictor([run]).identity())
+    calibration = uncertainty.load_for(folder, Predictor([run]).identity(), boxed)
     exporting = program.build(run, boxed, intervals.extra(calibration, run.points))
     chosen_golden = golden.choose(folder, run, boxed, calibration)
     facts = _facts(folder, run, kind)
@@ -99,7 +99,8 @@ def export(folder: pathlib.Path, kind: str, out: pathlib.Path, config: Config, b
     with artefact.making(out) as temporary:
         chosen.write(temporary, exporting)
         artefact.write_around(temporary, chosen_golden, run.points, facts)
-        return artefact.check(temporary)
+        told = artefact.check(temporary)
+    return told if calibration else f"{told}\nno intervals: this run alone is not calibrated"
 
 
 def _facts(folder: pathlib.Path, run: Run, kind: str) -> dict[str, Any]:

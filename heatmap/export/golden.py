@@ -128,10 +128,9 @@ def _intervals(
         score=np.asarray(decoded.score, np.float64),
         covariance=covariance,
     )
-    outputs = {
-        "radius": calibration.radii(found, points.names)[0],
-        "confidence": calibration.confidence(found.score)[0],
-    }
+    outputs = {"radius": calibration.radii(found, points.names)[0]}
+    if calibration.confidence:
+        outputs["confidence"] = calibration.confidence(found.score)[0]
     if calibration.visibility:
         outputs["visibility"] = calibration.visibility(found.score)[0]
     if lines := points.measurements:

@@ -35,7 +35,9 @@ def extra(calibration: Calibration | None, points: KeypointSet) -> Extra:
         scales = unit[:, None] * unit[None, :]
         wide = jnp.where(jnp.isnan(found.covariance[0]), jnp.eye(2), found.covariance[0]) * scales
         radius = uncertainty.point_scale(wide, unit, jnp)[:, None] * jnp.float32(factors)
-        given = {"radius": radius, "confidence": _look_up(known.confidence, found.score[0])}
+        given = {"radius": radius}
+        if known.confidence:
+            given["confidence"] = _look_up(known.confidence, found.score[0])
         if known.visibility:
             given["visibility"] = _look_up(known.visibility, found.score[0])
         if lines:

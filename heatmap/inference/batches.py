@@ -49,7 +49,11 @@ def start(model: Predictor, rows: Rows, ask: Ask | None = None) -> Started:
 
 def finish(model: Predictor, started: Sequence[Started]) -> Instances:
     """Fetches what batches have come to, in pixels of the original pictures."""
-    found = [instances_of(*_fetch(*batch)) for batch in started]
+    return joined(model, [instances_of(*_fetch(*batch)) for batch in started])
+
+
+def joined(model: Predictor, found: Sequence[Instances]) -> Instances:
+    """Puts tables, perhaps none, into one."""
     return instances.joined([_none(model.points.count), *found])
 
 

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from heatmap import geometry
 from heatmap.errors import UserError
-from heatmap.inference import batches, files, ranking
+from heatmap.inference import batches, ranking
 from heatmap.inference.predictor import Examined, Predictor
 from heatmap.report.findings import Example
 
@@ -134,14 +134,15 @@ def examples(model: Predictor, sources: Sequence, boxes, found: Candidates) -> l
     shown: dict[int, Example] = {}
     for place in np.unique(found.source).tolist():
         source, mine = sources[place], np.flatnonzero(found.source == place)
-        inside = None if boxes is None else sources_lib.boxes_of(source.name, boxes)
         rows = dict(zip(found.frame[mine].tolist(), mine.tolist(), strict=True))
         limit = model.config.data.max_megapixels
         for frame, pixels in sources_lib.pixels_of(source, rows, limit):
             row = rows[frame]
-            picture = sources_lib.prepared(source, frame, pixels, model.config, inside)
+            picture = sources_lib.boxed(source, frame, pixels, model.config, boxes)
+            if isinstance(picture, sources_lib.Problem):
+                raise UserError(picture.reason)
             item = picture.items[found.instance[row]]
-            name = files.picture_name(source.name, frame)[-_NAME:]
+            name = sources_lib.picture_name(source.name, frame)[-_NAME:]
             shown[row] = example(
                 f"{row + 1}. {name}: {found.uncertainty[row]:.2g}",
                 item.image,

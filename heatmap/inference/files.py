@@ -7,6 +7,7 @@ import contextlib
 import csv
 import json
 import pathlib
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import IO, Any
 
@@ -17,6 +18,7 @@ import pyarrow.parquet
 
 from heatmap import workdir
 from heatmap.errors import UserError
+from heatmap.fields import choose
 from heatmap.inference import tables
 from heatmap.inference.instances import Instances
 from heatmap.inference.tables import Columns, Meaning
@@ -75,18 +77,13 @@ def _csv(folder: pathlib.Path, stream: Stream, meaning: Meaning) -> None:
     _tables(folder, stream, meaning, "csv")
 
 
-def picture_name(source: str, frame: int) -> str:
-    """Names a picture or frame where one text has to do: video.mp4#000012."""
-    return source if frame < 0 else f"{source}#{frame:06d}"
-
-
 def _coco(folder: pathlib.Path, stream: Stream, meaning: Meaning) -> None:
     """Writes coco.json: annotations as they are read back by data.name=coco."""
     with workdir.replacing(folder / "coco.json") as temporary, temporary.open("w") as file:
         file.write('{"categories": [' + json.dumps(_category(meaning.points)) + '],\n"images": [')
         _write_list(file, _images(stream()))
         file.write('],\n"annotations": [')
-        _write_list(file, _annotations(stream(), meaning.points))
+        _write_list(file, _annotations(stream(), meaning.config.data.pixel_center))
         file.write("]}\n")
 
 
@@ -121,16 +118,18 @@ def _by_picture(stream: Iterable[Instances]) -> Iterator[tuple[int, Instances, i
 
 
 def _images(stream: Iterable[Instances]) -> Iterator[dict[str, Any]]:
+    from input_pipeline import sources
+
     for number, found, row, first in _by_picture(stream):
         if first:
             height, width = (int(side) for side in found.size[row])
-            name = picture_name(str(found.source[row]), int(found.frame[row]))
+            name = sources.picture_name(str(found.source[row]), int(found.frame[row]))
             yield {"id": number, "file_name": name, "height": height, "width": width}
 
 
-def _annotations(stream: Iterable[Instances], points: KeypointSet) -> Iterator[dict[str, Any]]:
+def _annotations(stream: Iterable[Instances], pixel_center: float) -> Iterator[dict[str, Any]]:
     for i, (number, found, row, _) in enumerate(_by_picture(stream), start=1):
-        place = found.points[row]
+        place = found.points[row] + pixel_center  # which the reader takes off again
         known = np.isfinite(place).all(axis=1)
         table = np.where(known[:, None], place, 0.0)
         x0, y0, x1, y1 = (float(edge) for edge in found.box[row])
@@ -150,60 +149,92 @@ def _annotations(stream: Iterable[Instances], points: KeypointSet) -> Iterator[d
 
 def _deeplabcut(folder: pathlib.Path, stream: Stream, meaning: Meaning) -> None:
     """Writes deeplabcut/NAME.csv for each video, and pictures.csv for all pictures."""
-    for path in _deeplabcut_tables(folder / "deeplabcut", stream, meaning):
-        path.with_suffix(".tmp").replace(path)
+    with _deeplabcut_tables(folder / "deeplabcut", stream, meaning) as tables_by_path:
+        for path, table in tables_by_path.items():
+            table.replace(path)
 
 
 def _deeplabcut_h5(folder: pathlib.Path, stream: Stream, meaning: Meaning) -> None:
     """Writes the same as HDF5, in chunks."""
+    pandas = _pandas()
+    with _deeplabcut_tables(folder / "deeplabcut", stream, meaning) as tables_by_path:
+        for path, table in tables_by_path.items():
+            with workdir.replacing(path.with_suffix(".h5")) as temporary:
+                for chunk in pandas.read_csv(table, header=[0, 1, 2], index_col=0, chunksize=1000):
+                    chunk.columns.names = ["scorer", "bodyparts", "coords"]
+                    chunk.to_hdf(temporary, key="df_with_missing", format="table", append=True)
+
+
+def _pandas() -> Any:
+    """Imports pandas, which writes HDF5 with PyTables.
+
+    Raises:
+      UserError: if one of them is not installed.
+    """
     try:
-        import pandas as pd
-        import tables as _  # noqa: F401 - what pandas writes HDF5 with
+        import pandas
+        import tables as _  # noqa: F401
     except ImportError as error:
         raise UserError(
             "HDF5 needs pandas and PyTables: pip install -e '.[deeplabcut]'."
         ) from error
-    for path in _deeplabcut_tables(folder / "deeplabcut", stream, meaning):
-        text = path.with_suffix(".tmp")
-        with workdir.replacing(path.with_suffix(".h5")) as temporary:
-            for chunk in pd.read_csv(text, header=[0, 1, 2], index_col=0, chunksize=1000):
-                chunk.columns.names = ["scorer", "bodyparts", "coords"]
-                chunk.to_hdf(temporary, key="df_with_missing", format="table", append=True)
-        text.unlink()
+    return pandas
 
 
+def check(formats: Sequence[str]) -> None:
+    """Finds that formats are known and can be written, before anything is predicted.
+
+    Raises:
+      UserError: for an unknown format, or a library that is not installed.
+    """
+    for name in formats:
+        choose(FORMATS, name, "--formats")
+    if "deeplabcut_h5" in formats:
+        _pandas()
+
+
+@contextlib.contextmanager
 def _deeplabcut_tables(
     folder: pathlib.Path, stream: Stream, meaning: Meaning
-) -> list[pathlib.Path]:
-    """Writes the tables under the suffix .tmp; returns what they are to be called."""
+) -> Iterator[dict[pathlib.Path, pathlib.Path]]:
+    """Yields temporary tables by the path that each is to have."""
     folder.mkdir(parents=True, exist_ok=True)
     names: dict[str, pathlib.Path] = {}
-    for found in stream():
-        likelihood = meaning.calibration.confidence(found.score) if meaning.calibration else None
-        rows = _deeplabcut_rows(found, found.score if likelihood is None else likelihood)
-        for source in dict.fromkeys(found.source.tolist()):
-            mine = np.flatnonzero(found.source == source)
-            if (found.instance[mine] > 0).any():
-                raise UserError(
-                    f"{source} has several instances, which a table of DeepLabCut's for single "
-                    "animals cannot hold; write --formats parquet csv coco."
-                )
-            is_video = found.frame[mine[0]] >= 0
-            path = names.get(source) or (
-                _unused(folder, pathlib.Path(source).stem, names)
-                if is_video
-                else folder / "pictures.csv"
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        for found in stream():
+            _append_deeplabcut(found, meaning, folder, pathlib.Path(temporary), names)
+        yield {path: pathlib.Path(temporary) / path.name for path in names.values()}
+
+
+def _append_deeplabcut(
+    found: Instances,
+    meaning: Meaning,
+    folder: pathlib.Path,
+    temporary: pathlib.Path,
+    names: dict[str, pathlib.Path],
+) -> None:
+    """Adds a part to the tables, whose paths `names` holds by source."""
+    steps = meaning.calibration.confidence if meaning.calibration else None
+    places = found.points + meaning.config.data.pixel_center
+    rows = _deeplabcut_rows(places, steps(found.score) if steps else found.score)
+    for source in dict.fromkeys(found.source.tolist()):
+        mine = np.flatnonzero(found.source == source)
+        if (found.instance[mine] > 0).any():
+            raise UserError(
+                f"{source} has several instances, which a table of DeepLabCut's for single "
+                "animals cannot hold; write --formats=parquet,csv,coco."
             )
-            fresh = path not in names.values()
-            names[source] = path
-            with path.with_suffix(".tmp").open("w" if fresh else "a", newline="") as file:
-                writer = csv.writer(file)
-                if fresh:
-                    writer.writerows(_deeplabcut_head(meaning.points.names))
-                writer.writerows(
-                    [found.frame[row] if is_video else source, *rows[row]] for row in mine
-                )
-    return list(dict.fromkeys(names.values()))
+        is_video = found.frame[mine[0]] >= 0
+        if source not in names:
+            stem = pathlib.Path(source).stem
+            names[source] = _unused(folder, stem, names) if is_video else folder / "pictures.csv"
+        table = temporary / names[source].name
+        fresh = not table.exists()
+        with table.open("a", newline="") as file:
+            writer = csv.writer(file)
+            if fresh:
+                writer.writerows(_deeplabcut_head(meaning.points.names))
+            writer.writerows([found.frame[n] if is_video else source, *rows[n]] for n in mine)
 
 
 def _unused(folder: pathlib.Path, stem: str, names: dict[str, pathlib.Path]) -> pathlib.Path:
@@ -223,9 +254,9 @@ def _deeplabcut_head(names: Sequence[str]) -> list[list[str]]:
     ]
 
 
-def _deeplabcut_rows(found: Instances, likelihood: np.ndarray) -> list[list[float]]:
-    table = np.concatenate([found.points, likelihood[..., None]], axis=-1)
-    return table.reshape(len(found), -1).tolist()
+def _deeplabcut_rows(places: np.ndarray, likelihood: np.ndarray) -> list[list[float]]:
+    table = np.concatenate([places, likelihood[..., None]], axis=-1)
+    return table.reshape(len(places), -1).tolist()
 
 
 def write_problems(path: pathlib.Path, problems: Sequence) -> None:

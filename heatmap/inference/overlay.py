@@ -17,7 +17,9 @@ from heatmap.report.plots import COLOURS
 _FOLDER = "overlay"
 
 
-def write(folder: pathlib.Path, stream: Stream, meaning: Meaning, sources: Iterable) -> None:
+def write(
+    folder: pathlib.Path, stream: Stream, meaning: Meaning, sources: Iterable, since: float
+) -> None:
     """Draws every picture and video that has not been drawn yet.
 
     Args:
@@ -25,19 +27,22 @@ def write(folder: pathlib.Path, stream: Stream, meaning: Meaning, sources: Itera
       stream: gives the instances.
       meaning: of them; with a calibration, discs of the highest level are drawn.
       sources: `input_pipeline.sources.Source`.
+      since: seconds of the epoch; what was drawn before is drawn anew.
     """
     by_name = {source.name: source for source in sources}
-    shared = os.path.commonpath([pathlib.PurePosixPath(name).parent for name in by_name])
-    names = {name: os.path.relpath(name, shared) for name in by_name}
+    folders = {name: os.path.abspath(source.path) for name, source in by_name.items()}
+    shared = os.path.commonpath([os.path.dirname(path) for path in folders.values()])
+    names = {name: os.path.relpath(path, shared) for name, path in folders.items()}
     for found in stream():
         for name in dict.fromkeys(found.source.tolist()):
             source = by_name[name]
             if not source.is_video:
                 path = _named(folder / _FOLDER / names[name], ".png")
-                _picture(path, source, found.take(found.source == name), meaning)
+                _picture(path, source, found.take(found.source == name), meaning, since)
     for source in by_name.values():
         if source.is_video:
-            _video(_named(folder / _FOLDER / names[source.name], ".mp4"), source, stream, meaning)
+            path = _named(folder / _FOLDER / names[source.name], ".mp4")
+            _video(path, source, stream, meaning, since)
 
 
 def _named(path: pathlib.Path, suffix: str) -> pathlib.Path:
@@ -45,15 +50,18 @@ def _named(path: pathlib.Path, suffix: str) -> pathlib.Path:
     return path if path.suffix.lower() == suffix else path.with_name(path.name + suffix)
 
 
-def _is_there(path: pathlib.Path, source) -> bool:
-    """Says whether a drawing is there, and not of a file that has been replaced since."""
-    return path.exists() and path.stat().st_mtime >= source.path.stat().st_mtime
+def _is_there(path: pathlib.Path, source, since: float) -> bool:
+    """Says whether a drawing is there, and younger than its source and than `since`."""
+    if not path.exists():
+        return False
+    told = source.path.stat()  # a copy may have its original's time, but not its entry
+    return path.stat().st_mtime >= max(told.st_mtime, told.st_ctime, since)
 
 
-def _picture(path: pathlib.Path, source, found: Instances, meaning: Meaning) -> None:
+def _picture(path: pathlib.Path, source, found: Instances, meaning: Meaning, since: float) -> None:
     from input_pipeline import sources
 
-    if _is_there(path, source):
+    if _is_there(path, source, since):
         return
     try:
         pixels = sources.read_picture(source.path, meaning.config.data.max_megapixels)
@@ -63,10 +71,10 @@ def _picture(path: pathlib.Path, source, found: Instances, meaning: Meaning) -> 
         Image.fromarray(draw(pixels, found, meaning)).save(temporary, format="png")
 
 
-def _video(path: pathlib.Path, source, stream: Stream, meaning: Meaning) -> None:
+def _video(path: pathlib.Path, source, stream: Stream, meaning: Meaning, since: float) -> None:
     from input_pipeline import video
 
-    if _is_there(path, source):
+    if _is_there(path, source, since):
         return
     mine = (found.take(found.source == source.name) for found in stream())
     of_frame = _by_frame(found for found in mine if len(found))

@@ -9,6 +9,9 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+
 from heatmap import workdir
 from heatmap.errors import UserError
 from heatmap.inference import instances
@@ -55,45 +58,84 @@ class Parts:
 
     def missing(self, sources: Sequence[Source]) -> list[Source]:
         """Lists the sources that are not here as they are now, or not to their end."""
-        ended = {(n, stamp) for _, told in self._contents for n, stamp, _, end in told if end}
-        return [source for source in sources if (source.name, source.stamp) not in ended]
+        return [source for source in sources if not self._is_whole(source)]
+
+    def _is_whole(self, source: Source) -> bool:
+        if not source.is_video:
+            return bool(self._stretches(source))
+        counts = [row[4] for _, row in self._told(source) if row[4] is not None]
+        return self.next_frame(source) in counts
+
+    def _told(self, source: Source) -> list[tuple[int, list[Any]]]:
+        """Returns what the parts say of a source as it is now, with the place of each part."""
+        now = (source.name, source.stamp)
+        contents = enumerate(self._contents)
+        return [(n, row) for n, (_, told) in contents for row in told if (row[0], row[1]) == now]
 
     def next_frame(self, source: Source) -> int:
         """Returns the first frame of a video that is not here."""
-        return max(
-            (
-                last + 1
-                for _, told in self._contents
-                for name, stamp, last, _ in told
-                if (name, stamp) == (source.name, source.stamp)
-            ),
-            default=0,
-        )
+        stretches = self._stretches(source)
+        return stretches[-1][2] + 1 if stretches else 0
 
-    def add(self, found: Instances, seen: dict[Source, int], ended: set[Source]) -> None:
+    def _stretches(self, source: Source) -> list[tuple[int, int, int]]:
+        """Lists what a source as it is now is read from: part, first and last frame, in order.
+
+        They join up; what lies behind a part that is gone is left out, and will be made anew.
+        """
+        told = [(row[2], n, row[3]) for n, row in self._told(source) if row[3] >= row[2]]
+        found: list[tuple[int, int, int]] = []
+        coming = min((first for first, *_ in told), default=0)  # WHOLE for a picture
+        for first, part, last in sorted(told):
+            if first <= coming <= last:
+                found.append((part, coming, last))
+                coming = last + 1
+        return found if not source.is_video or (found and found[0][1] == 0) else []
+
+    def add(
+        self, found: Instances, seen: dict[Source, tuple[int, int]], ended: dict[Source, int]
+    ) -> None:
         """Writes a part.
 
         Args:
           found: its instances.
-          seen: the last frame of each source in it, or WHOLE.
-          ended: those of which nothing is to come.
+          seen: the first and the last frame of each source in it, or WHOLE twice.
+          ended: videos of which nothing is to come, with the number of their frames.
         """
-        told = [[s.name, s.stamp, last, s in ended or last == WHOLE] for s, last in seen.items()]
-        told += [[s.name, s.stamp, WHOLE, True] for s in ended if s not in seen]
-        path = self._folder / f"{len(self._contents):06d}.parquet"
+        none = (WHOLE, WHOLE - 1)
+        told = [[s.name, s.stamp, *seen.get(s, none), ended.get(s)] for s in {**seen, **ended}]
+        number = 1 + max((int(path.stem) for path in self._paths()), default=-1)
+        path = self._folder / f"{number:06d}.parquet"
         instances.save(path, found, told)
         self._contents.append((path, told))
 
     def stream(self, sources: Sequence[Source]) -> Iterator[Instances]:
-        """Yields what is known of these sources as they are now, a part at a time."""
-        now = {source.name: source.stamp for source in sources}
-        for path, told in self._contents:
-            valid = {name for name, stamp, *_ in told if now.get(name) == stamp}
-            if valid:
-                found = instances.load(path)
-                kept = found.take([name in valid for name in found.source.tolist()])
+        """Yields what is known of these sources as they are now, a part at a time.
+
+        Raises:
+          UserError: naming a part that is damaged.
+        """
+        wanted: dict[int, dict[str, tuple[int, int]]] = {}  # of each part, frames by source
+        for source in sources:
+            for part, first, last in self._stretches(source):
+                wanted.setdefault(part, {})[source.name] = (first, last)
+        for part, frames in wanted.items():  # in the order of their first sources
+            path = self._contents[part][0]
+            found = self._load(path)
+            nothing = (1, 0)
+            ends = np.array([frames.get(name, nothing) for name in found.source.tolist()])
+            if len(found):
+                kept = found.take((ends[:, 0] <= found.frame) & (found.frame <= ends[:, 1]))
                 if len(kept):
                     yield kept
+
+    def _load(self, path: pathlib.Path) -> Instances:
+        try:
+            return instances.load(path)
+        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+            raise UserError(
+                f"{path} is damaged ({str(error).splitlines()[0]:.100}); delete it, and give the "
+                "same command again."
+            ) from error
 
     def _paths(self) -> list[pathlib.Path]:
         return sorted(self._folder.glob("[0-9]*.parquet"))

@@ -26,11 +26,11 @@ class Scale:
 
     Attributes:
       px_per_cm: positive.
-      sd: its standard deviation, 0 = not known to be uncertain.
+      sd: its standard deviation, NaN where it is not known.
     """
 
     px_per_cm: float
-    sd: float = 0.0
+    sd: float = math.nan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +151,8 @@ def read(path: pathlib.Path) -> dict[str, Scale]:
 
 def _of_row(row: Mapping[str, str]) -> Scale:
     if row.get("px_per_cm"):
-        return _checked(float(row["px_per_cm"]), float(row.get("px_per_cm_sd") or 0))
+        sd = row.get("px_per_cm_sd")
+        return _checked(float(row["px_per_cm"]), float(sd) if sd else math.nan)
     x0, y0, x1, y1, cm = (float(row[name]) for name in ("x0", "y0", "x1", "y1", "cm"))
     mark = float(row.get("point_sd") or POINT_SD)
     if not cm > 0:
@@ -159,7 +160,7 @@ def _of_row(row: Mapping[str, str]) -> Scale:
     return _checked(math.hypot(x1 - x0, y1 - y0) / cm, math.sqrt(2) * mark / cm)
 
 
-def _checked(px_per_cm: float, sd: float = 0.0) -> Scale:
-    if not (math.isfinite(px_per_cm) and px_per_cm > 0 and math.isfinite(sd) and sd >= 0):
+def _checked(px_per_cm: float, sd: float = math.nan) -> Scale:
+    if not (math.isfinite(px_per_cm) and px_per_cm > 0) or sd < 0 or math.isinf(sd):
         raise ValueError("out of range")
     return Scale(px_per_cm, sd)

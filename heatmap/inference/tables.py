@@ -62,7 +62,8 @@ def of_points(found: Instances, meaning: Meaning) -> Columns:
         radii = calibration.radii(found, names)
         for i, level in enumerate(calibration.levels):
             columns[f"radius_{percent(level)}"] = radii[..., i].ravel()
-        columns["confidence"] = calibration.confidence(found.score).ravel()
+        if calibration.confidence:
+            columns["confidence"] = calibration.confidence(found.score).ravel()
         if calibration.visibility:
             columns["visibility"] = calibration.visibility(found.score).ravel()
     return columns

@@ -125,9 +125,10 @@ class Calibration:
       lines: for each measurement likewise.
       within: what counts as right for the confidence, as a share of the reference length.
       confidence: P(error < within · reference), from the decoder's score; the reference is the
-        diagonal of the extent of the labelled points.
+        diagonal of the extent of the labelled points. None where no instance has two of them.
       visibility: P(the point is in the picture), from the score, or None where the labels do not
         tell absent points.
+      cropped: whether it is of crops by the boxes of instances, not of whole pictures.
     """
 
     identity: str
@@ -137,8 +138,9 @@ class Calibration:
     points: dict[str, tuple[float, ...]]
     lines: dict[str, tuple[float, ...]]
     within: float
-    confidence: Steps
+    confidence: Steps | None
     visibility: Steps | None = None
+    cropped: bool = False
 
     def radii(self, found: Instances, names: Sequence[str]) -> np.ndarray:
         """Returns [N, K, L] px: a disc round each point that holds the true one, by level."""
@@ -231,6 +233,18 @@ def load(folder: pathlib.Path, identity: str) -> Calibration | None:
         raise UserError(
             f"{path} is no calibration ({error}); make it anew with python -m heatmap.calibration."
         ) from error
+
+
+def load_for(folder: pathlib.Path, identity: str, boxed: bool) -> Calibration | None:
+    """Reads a calibration, as `load`, if it is of such inputs: crops by boxes or whole pictures."""
+    found = load(folder, identity)
+    return found if found is None or found.cropped == boxed else None
+
+
+def time_of(folder: pathlib.Path, identity: str) -> float:
+    """Returns when a calibration was written, seconds of the epoch; 0 if there is none."""
+    path = path_of(folder, identity)
+    return path.stat().st_mtime if path.is_file() else 0.0
 
 
 def _from_json(told: dict[str, Any], identity: str) -> Calibration:
