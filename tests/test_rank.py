@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import itertools
+import os
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import input_pipeline
+from benchmarks import rank as benchmark
 from heatmap import decoding, rank
 from heatmap import run as run_lib
 from heatmap.errors import UserError
@@ -531,3 +533,54 @@ def test_the_process_says_how_it_ended(run, tiny_root, tmp_path):
     assert bad.returncode == 2
     assert bad.stderr.count("\n") == 1
     assert "holds no" in bad.stderr
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_a_video(run, tmp_path):
+    """The peak of a process after 1,000 frames, and after 10,000."""
+    peaks = []
+    for frames in (1_000, 10_000):
+        film = tmp_path / f"{frames}.mp4"
+        write_film(film, [spots(i % 20) for i in range(200)] * (frames // 200))
+        command = [sys.executable, "-m", "heatmap.rank", f"--workdir={run}", str(film)]
+        child = subprocess.Popen([*command, f"--out={tmp_path / str(frames)}"], cwd=ROOT)
+        _, status, used = os.wait4(child.pid, 0)
+        assert status == 0
+        peaks.append(used.ru_maxrss / 1024)
+        assert len(table(tmp_path / str(frames) / "to_label.csv")) == 50
+    assert peaks[1] < peaks[0] + 60, peaks  # MB; a frame is a third of a kilobyte
+
+
+def test_the_benchmark_measures_both(run, tmp_path, capsys):
+    benchmark.main([f"--workdir={run}", "--split=train", f"--out={tmp_path}"])
+    told = capsys.readouterr().out
+    assert "| 20 | " in told
+    (shares,) = [line.split("|")[2:4] for line in told.splitlines() if line.startswith("| doubt")]
+    assert int(shares[0]) == 2
+    assert 0 <= float(shares[1]) <= 1
+    assert (tmp_path / "rank.png").stat().st_size > 10_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Labels:
+    keypoints: np.ndarray
+
+    def __len__(self):
+        return len(self.keypoints)
+
+
+def test_spoiled_labels_are_the_ones_named():
+    points = KeypointSet(("a", "b", "c"), flip_pairs=((0, 2),))
+    keypoints = np.random.default_rng(0).uniform(0, 100, (40, 3, 2))
+    spoiled, wrong = benchmark.spoil(Labels(keypoints), points, np.random.default_rng(1))
+    changed = (spoiled.keypoints != keypoints).any(axis=2)
+    assert changed.any(axis=1).tolist() == wrong.tolist()
+    assert wrong.sum() == 4
+    swapped = [row for row in np.flatnonzero(wrong) if changed[row].sum() == 2]
+    assert len(swapped) == 2
+    for row in swapped:
+        assert (spoiled.keypoints[row] == keypoints[row][[2, 1, 0]]).all()
+    for row in set(np.flatnonzero(wrong)) - set(swapped):
+        assert changed[row].sum() == 1
+        far = np.linalg.norm(spoiled.keypoints[row] - keypoints[row])
+        assert 0.1 <= far / np.linalg.norm(np.ptp(keypoints[row], axis=0)) <= 0.3
