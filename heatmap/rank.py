@@ -28,6 +28,7 @@ from heatmap.errors import UserError, guard
 from heatmap.fields import choose
 from heatmap.inference import batches, candidates, doubts, files, predictor, ranking
 from heatmap.inference.doubts import Doubt
+from heatmap.inference.instances import Instances
 from heatmap.inference.predictor import Predictor
 from heatmap.keypoints import KeypointSet
 from heatmap.pairs import cheaper_order
@@ -72,7 +73,7 @@ def rank_pictures(options: argparse.Namespace) -> None:
         )
         first = chosen.take(slice(_SHOWN))
         shown = candidates.examples(model, named, boxes, first)
-        _draw(options.out / "to_label.png", shown, model.points)
+        draw(options.out / "to_label.png", shown, model.points)
     if problems:
         print(f"{len(problems)} could not be read; {options.out / 'problems.csv'} lists them")
     print(f"wrote {len(rows)} of {len(found)} pictures to {options.out / 'to_label.csv'}")
@@ -97,22 +98,27 @@ class Judged:
     doubts: list[Doubt]
 
 
-def judge(model: Predictor, name: str, records, count: int) -> Judged:
-    """Orders the records of a split by the label that is doubted most.
-
-    Args:
-      model: that answers.
-      name: of the split.
-      records: `input_pipeline.Records`.
-      count: how many doubts are wanted.
-    """
+def predict(model: Predictor, records) -> Instances:
+    """Predicts labelled records, `input_pipeline.Records`, as evaluation does."""
 
     def step(_, batch):
         return model.examine(batch["image"]), 0.0, 0.0
 
     with jax.set_mesh(model.mesh):
         examined, _ = evaluate.collect(model.runs[0], step, None, records)
-    found = batches.of_records(records, examined.decoded, model)
+    return batches.of_records(records, examined.decoded, model)
+
+
+def judge(model: Predictor, name: str, records, found: Instances, count: int) -> Judged:
+    """Orders the records of a split by the label that is doubted most.
+
+    Args:
+      model: that answers.
+      name: of the split.
+      records: `input_pipeline.Records`.
+      found: from `predict`.
+      count: how many doubts are wanted.
+    """
     # Where the order of a pair means nothing, or cannot be seen, no label of it is wrong.
     free = model.config.loss.interchangeable or not model.points.order_known
     pairs = model.points.interchangeable_pairs if free else ()
@@ -120,9 +126,8 @@ def judge(model: Predictor, name: str, records, count: int) -> Judged:
     truth, weight = cheaper_order(found.points, records.keypoints, weight, pairs)
     truth = np.where(weight[..., None] > 0, truth, np.nan)
     expected = ranking.expected_errors(found, model.config)
-    return Judged(
-        name, records, found.points, truth, doubts.rank(found.points, truth, expected, count)
-    )
+    listed = doubts.rank(found.points, truth, expected, count)
+    return Judged(name, records, found.points, truth, listed)
 
 
 def rank_labels(options: argparse.Namespace) -> None:
@@ -141,15 +146,18 @@ def rank_labels(options: argparse.Namespace) -> None:
     rows = {name: rows for name, rows in split.rows.items() if len(rows)}
     if options.split != _ALL:
         rows = {options.split: choose(rows, options.split, "--split")}
-    judged = [judge(model, name, records.take(some), options.count) for name, some in rows.items()]
-    listed = [(one, doubt) for one in judged for doubt in one.doubts]
+    listed = []
+    for name, places in rows.items():
+        some = records.take(places)
+        judged = judge(model, name, some, predict(model, some), options.count)
+        listed += [(judged, doubt) for doubt in judged.doubts]
     listed = sorted(listed, key=lambda entry: -entry[1].doubt)[: options.count]
     if not listed:
         raise UserError(f"No instance of {', '.join(rows)} has a label.")
     folder = options.out or options.workdir[0] / "rank"
     with workdir.locked(folder):
         _write_doubts(folder / "doubted_labels.csv", listed, model.points)
-        _draw(folder / "doubted_labels.png", _doubted(model, listed[:_SHOWN]), model.points)
+        draw(folder / "doubted_labels.png", look(model, listed[:_SHOWN]), model.points)
     for one, doubt in listed[:_TOLD]:
         print(f"{one.name} {_id(one, doubt)}: {doubts.phrase(doubt, model.points)}")
     if "train" in rows:
@@ -179,14 +187,14 @@ def _write_doubts(
     _write(path, head, rows)
 
 
-def _doubted(model: Predictor, listed: Sequence[tuple[Judged, Doubt]]) -> list[Example]:
-    """Shows labels beside predictions."""
+def look(model: Predictor, listed: Sequence[tuple[Judged, Doubt]]) -> list[Example]:
+    """Returns the pictures of doubts with their labels and predictions."""
     shown: dict[int, Example] = {}
     for one in {id(one): one for one, _ in listed}.values():
         ranks = [rank for rank, (other, _) in enumerate(listed) if other is one]
         places = np.array([listed[rank][1].row for rank in ranks])
-        batches, wanted, affines = inputs(one.records, model.config, places)
-        pictures = np.concatenate(batches)[wanted]
+        pixels, wanted, affines = inputs(one.records, model.config, places)
+        pictures = np.concatenate(pixels)[wanted]
         for rank, place, picture, affine in zip(ranks, places, pictures, affines, strict=True):
             doubt = listed[rank][1]
             what = f"{model.points.names[doubt.point]} {doubt.error:.0f} px off"
@@ -208,7 +216,7 @@ def _write(path: pathlib.Path, head: Sequence[str], rows: Iterable[Sequence]) ->
         writer.writerows(rows)
 
 
-def _draw(path: pathlib.Path, shown: Sequence[Example], points: KeypointSet) -> None:
+def draw(path: pathlib.Path, shown: Sequence[Example], points: KeypointSet) -> None:
     """Draws pictures with predicted points (+) and, where there are any, their labels (o)."""
     from heatmap.report import pictures
 

@@ -1,10 +1,10 @@
 """Which pictures to label next: those of which a model is unsure, and which differ from each other.
 
 How far off a point may be, in pixels: the width of the map's peak over its score. A peak of half
-the height, or with half of the probability, counts as one twice as wide, and an empty map as one
-that could mean any place. Models that vote, also in the mirror, are unsure where they differ: the
-peak of the average of their maps is lower or wider there. Coordinates without maps have the spread
-of the single answers.
+the height, or with half of the probability, counts as one twice as wide. From above this nears the
+distance L between two random places, which is that of an empty map: 1/√((score/width)² + 1/L²).
+Models that vote, also in the mirror, are unsure where they differ: the peak of the average of their
+maps is lower or wider there. Coordinates without maps have the spread of the single answers.
 
 The uncertainty of a picture is the mean over its points, as a share of the diagonal of what the
 network was shown, so that it depends neither on the size of the original nor on the extent of the
@@ -32,10 +32,8 @@ def expected_errors(found: Instances, config: Config) -> np.ndarray:
     """
     lost = _LOST * diagonal(found, config)[:, None]
     score = np.where(np.isnan(found.score), 1.0, found.score)
-    with np.errstate(divide="ignore"):
-        width = uncertainty.spread(found) / score
-    known = np.isfinite(found.points).all(axis=-1)
-    return np.where(known, np.minimum(width, lost), lost)
+    score = np.where(np.isfinite(found.points).all(axis=-1), score, 0.0)
+    return 1 / np.hypot(score / uncertainty.spread(found), 1 / lost)
 
 
 def diagonal(found: Instances, config: Config) -> np.ndarray:
