@@ -95,7 +95,9 @@ def by_tensorflow(config):
 RUNTIMES = {"jax": by_jax, "onnxruntime": by_onnxruntime, "tensorflow": by_tensorflow}
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize(
+    "runtime", [pytest.param("jax", marks=pytest.mark.slow), "onnxruntime", "tensorflow"]
+)
 @pytest.mark.parametrize("channels", [1, 3])
 @properties
 @example(height=64, width=64, size=(224, 224), fit="stretch")  # 2/7 of a pixel at a time

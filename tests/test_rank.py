@@ -112,6 +112,7 @@ def test_models_that_differ_are_unsure(kind):
     )  # the border cuts a little off
 
 
+@pytest.mark.slow
 def test_coordinates_have_the_spread_of_the_single_answers():
     runs = [build("coordinates", seed) for seed in (0, 1, 2)]
     decoded = Predictor(runs).examine(pictures()).decoded
@@ -156,6 +157,7 @@ def test_features_keep_their_distances():
     assert ratio.std() < 0.15
 
 
+@pytest.mark.slow
 def test_the_network_is_not_run_twice_for_its_features():
     model = Predictor([build("peak")])
     arguments = model._weights, pictures()

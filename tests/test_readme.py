@@ -81,6 +81,7 @@ def test_readme_commands_run(place, tmp_path_factory):
         "python -m heatmap.predict": "wrote the points of",
         "python -m heatmap.calibration": "wrote runs/cal/calibration/",
         "python -m heatmap.export": "wrote runs/cal/export/stablehlo",
+        "python -m heatmap.rank": "wrote",
     }
     for kind, line in [(start, line) for start in shows for line in commands(start)]:
         if "--coordinator" in line:
