@@ -20,6 +20,7 @@ from benchmarks import output
 from heatmap import compilation, rank
 from heatmap.errors import UserError, guard
 from heatmap.fields import choose
+from heatmap.inference import judged as judged_lib
 from heatmap.inference import predictor, ranking
 from heatmap.inference.instances import Instances
 from heatmap.inference.predictor import Predictor
@@ -85,7 +86,7 @@ def doubtful(model: Predictor, name: str, records, found: Instances) -> list[dic
     shares: dict[str, list[float]] = {"doubt": [], "error in pixels": []}
     for seed in range(_ROUNDS):
         spoiled, wrong = spoil(records, model.points, np.random.default_rng(seed))
-        judged = rank.judge(model, name, spoiled, found, len(records))
+        judged = judged_lib.judge(model, name, spoiled, found, len(records))
         by_error = distance(found.points, judged.truth).max(axis=1)
         first = [doubt.row for doubt in judged.doubts[: wrong.sum()]]
         shares["doubt"].append(float(wrong[first].mean()))
@@ -99,9 +100,9 @@ def doubtful(model: Predictor, name: str, records, found: Instances) -> list[dic
 def sheet(model: Predictor, name: str, records, found: Instances, path: pathlib.Path) -> None:
     """Draws the first pictures of one list."""
     spoiled, _ = spoil(records, model.points, np.random.default_rng(0))
-    judged = rank.judge(model, name, spoiled, found, _SHOWN)
+    judged = judged_lib.judge(model, name, spoiled, found, _SHOWN)
     listed: Sequence = [(judged, doubt) for doubt in judged.doubts]
-    rank.draw(path, rank.look(model, listed), model.points)
+    rank.draw(path, judged_lib.look(model, listed), model.points)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -120,7 +121,7 @@ def main(arguments: list[str] | None = None) -> None:
     records = records.take(records.labelled.all(axis=1))
     if not len(records):
         raise UserError(f"No instance of the {options.split} split has all its points labelled.")
-    found = rank.predict(model, records)
+    found = judged_lib.predict(model, records)
     for rows in (
         uncertain(model, records, found),
         doubtful(model, options.split, records, found),

@@ -17,22 +17,16 @@ import csv
 import dataclasses
 import pathlib
 from collections.abc import Iterable, Sequence
-from typing import Any
 
-import jax
-import numpy as np
-
-from heatmap import compilation, evaluate, geometry, state, workdir
+from heatmap import compilation, evaluate, state, workdir
 from heatmap.checkpoint import LATEST, Checkpoints
 from heatmap.errors import UserError, guard
 from heatmap.fields import choose
-from heatmap.inference import batches, candidates, doubts, files, predictor, ranking
+from heatmap.inference import candidates, doubts, files, judged, predictor, ranking
 from heatmap.inference.doubts import Doubt
-from heatmap.inference.instances import Instances
-from heatmap.inference.predictor import Predictor
+from heatmap.inference.judged import Judged
 from heatmap.keypoints import KeypointSet
-from heatmap.pairs import cheaper_order
-from heatmap.report.examples import gives_maps, inputs
+from heatmap.report.examples import gives_maps
 from heatmap.report.findings import Example
 
 _SHOWN, _DPI = 12, 80  # pictures on a contact sheet
@@ -79,57 +73,6 @@ def rank_pictures(options: argparse.Namespace) -> None:
     print(f"wrote {len(rows)} of {len(found)} pictures to {options.out / 'to_label.csv'}")
 
 
-@dataclasses.dataclass(frozen=True)
-class Judged:
-    """A split and what a model makes of its labels.
-
-    Attributes:
-      name: of the split.
-      records: its N instances.
-      predicted: [N, K, 2] px.
-      truth: [N, K, 2] px, NaN where not labelled.
-      doubts: of those with a label, the largest first.
-    """
-
-    name: str
-    records: Any
-    predicted: np.ndarray
-    truth: np.ndarray
-    doubts: list[Doubt]
-
-
-def predict(model: Predictor, records) -> Instances:
-    """Predicts labelled records, `input_pipeline.Records`, as evaluation does."""
-
-    def step(_, batch):
-        return model.examine(batch["image"]), 0.0, 0.0
-
-    with jax.set_mesh(model.mesh):
-        examined, _ = evaluate.collect(model.runs[0], step, None, records)
-    return batches.of_records(records, examined.decoded, model)
-
-
-def judge(model: Predictor, name: str, records, found: Instances, count: int) -> Judged:
-    """Orders the records of a split by the label that is doubted most.
-
-    Args:
-      model: that answers.
-      name: of the split.
-      records: `input_pipeline.Records`.
-      found: from `predict`.
-      count: how many doubts are wanted.
-    """
-    # Where the order of a pair means nothing, or cannot be seen, no label of it is wrong.
-    free = model.config.loss.interchangeable or not model.points.order_known
-    pairs = model.points.interchangeable_pairs if free else ()
-    weight = records.labelled.astype(np.float64)
-    truth, weight = cheaper_order(found.points, records.keypoints, weight, pairs)
-    truth = np.where(weight[..., None] > 0, truth, np.nan)
-    expected = ranking.expected_errors(found, model.config)
-    listed = doubts.rank(found.points, truth, expected, count)
-    return Judged(name, records, found.points, truth, listed)
-
-
 def rank_labels(options: argparse.Namespace) -> None:
     """Says which labels to look at again.
 
@@ -149,15 +92,15 @@ def rank_labels(options: argparse.Namespace) -> None:
     listed = []
     for name, places in rows.items():
         some = records.take(places)
-        judged = judge(model, name, some, predict(model, some), options.count)
-        listed += [(judged, doubt) for doubt in judged.doubts]
+        found = judged.judge(model, name, some, judged.predict(model, some), options.count)
+        listed += [(found, doubt) for doubt in found.doubts]
     listed = sorted(listed, key=lambda entry: -entry[1].doubt)[: options.count]
     if not listed:
         raise UserError(f"No instance of {', '.join(rows)} has a label.")
     folder = options.out or options.workdir[0] / "rank"
     with workdir.locked(folder):
         _write_doubts(folder / "doubted_labels.csv", listed, model.points)
-        draw(folder / "doubted_labels.png", look(model, listed[:_SHOWN]), model.points)
+        draw(folder / "doubted_labels.png", judged.look(model, listed[:_SHOWN]), model.points)
     for one, doubt in listed[:_TOLD]:
         print(f"{one.name} {_id(one, doubt)}: {doubts.phrase(doubt, model.points)}")
     if "train" in rows:
@@ -185,28 +128,6 @@ def _write_doubts(
         group, point = one.records.groups[doubt.row], points.names[doubt.point]
         rows.append([rank, one.name, *told, group, point, *numbers, pairs])
     _write(path, head, rows)
-
-
-def look(model: Predictor, listed: Sequence[tuple[Judged, Doubt]]) -> list[Example]:
-    """Returns the pictures of doubts with their labels and predictions."""
-    shown: dict[int, Example] = {}
-    for one in {id(one): one for one, _ in listed}.values():
-        ranks = [rank for rank, (other, _) in enumerate(listed) if other is one]
-        places = np.array([listed[rank][1].row for rank in ranks])
-        pixels, wanted, affines = inputs(one.records, model.config, places)
-        pictures = np.concatenate(pixels)[wanted]
-        for rank, place, picture, affine in zip(ranks, places, pictures, affines, strict=True):
-            doubt = listed[rank][1]
-            what = f"{model.points.names[doubt.point]} {doubt.error:.0f} px off"
-            if doubt.swapped:
-                what = doubts.swaps(doubt.swapped[:1], model.points)[0]
-            shown[rank] = candidates.example(
-                f"{rank + 1}. {what}",
-                picture,
-                geometry.apply(affine, one.predicted[place]),
-                geometry.apply(affine, one.truth[place]),
-            )
-    return [shown[rank] for rank in sorted(shown)]
 
 
 def _write(path: pathlib.Path, head: Sequence[str], rows: Iterable[Sequence]) -> None:

@@ -22,6 +22,7 @@ from heatmap import decoding, rank
 from heatmap import run as run_lib
 from heatmap.errors import UserError
 from heatmap.inference import candidates, doubts, predictor, ranking
+from heatmap.inference import judged as judged_lib
 from heatmap.inference.predictor import Predictor
 from heatmap.keypoints import KeypointSet
 from heatmap.models import MODELS
@@ -450,7 +451,7 @@ def test_wrong_labels_of_a_split_are_found(run, monkeypatch):
     records, split = input_pipeline.load(model.config.data)
     records = records.take(split.rows["train"])
     truth = records.keypoints.copy()
-    found = rank.predict(model, records)
+    found = judged_lib.predict(model, records)
     rng = np.random.default_rng(0)
     sharp = np.broadcast_to(np.eye(2), found.covariance.shape)
     found = dataclasses.replace(
@@ -465,7 +466,7 @@ def test_wrong_labels_of_a_split_are_found(run, monkeypatch):
     moved = (far + 3) % len(labels)
     labels[moved, 1] += (6, -5)
     wrong = dataclasses.replace(records, keypoints=labels)
-    judged = rank.judge(model, "train", wrong, found, 5)
+    judged = judged_lib.judge(model, "train", wrong, found, 5)
     assert {doubt.row for doubt in judged.doubts[:2]} == {far, moved}
     by_row = {doubt.row: doubt for doubt in judged.doubts}
     assert by_row[far].swapped == ((0, 1),)
@@ -475,7 +476,7 @@ def test_wrong_labels_of_a_split_are_found(run, monkeypatch):
     loss = dataclasses.replace(model.config.loss, interchangeable=True)
     monkeypatch.setattr(model, "points", points)
     monkeypatch.setattr(model, "config", dataclasses.replace(model.config, loss=loss))
-    first, *others = rank.judge(model, "train", wrong, found, 20).doubts
+    first, *others = judged_lib.judge(model, "train", wrong, found, 20).doubts
     assert first.row == moved
     assert all(doubt.doubt < 3 for doubt in others)
 
