@@ -78,7 +78,7 @@ def _csv(folder: pathlib.Path, stream: Stream, meaning: Meaning) -> None:
 
 
 def _coco(folder: pathlib.Path, stream: Stream, meaning: Meaning) -> None:
-    """Writes coco.json: annotations as they are read back by data.name=coco."""
+    """Writes coco.json, which data.name=coco reads once the pictures lie under images/."""
     with workdir.replacing(folder / "coco.json") as temporary, temporary.open("w") as file:
         file.write('{"categories": [' + json.dumps(_category(meaning.points)) + '],\n"images": [')
         _write_list(file, _images(stream()))
