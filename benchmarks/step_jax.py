@@ -18,7 +18,7 @@ from heatmap import run as run_lib
 from heatmap import state as state_lib
 from heatmap.config import Config
 from heatmap.keypoints import KeypointSet
-from heatmap.models import norm, ops
+from heatmap.models import norm, ops, stem
 from heatmap.step import make_train_step, work_of
 from input_pipeline import batching
 
@@ -51,6 +51,7 @@ def plain_operators() -> Iterator[None]:
         mock.patch.object(ops, "conv_transpose_4x4", ops.plain_conv_transpose),
         mock.patch.object(ops, "max_pool_2x2", ops.plain_max_pool),
         mock.patch.object(norm, "norm_relu", _plain_norm_relu),
+        mock.patch.object(stem, "conv_norm_relu_pool", stem.plain_conv_norm_relu_pool),
     ):
         yield
 

@@ -12,7 +12,7 @@ from heatmap import models
 from heatmap import state as state_lib
 from heatmap.errors import UserError
 from heatmap.losses import LOSSES
-from heatmap.models import MODELS, norm, ops
+from heatmap.models import MODELS, norm, ops, stem
 from tests.helpers import MODEL_SETTINGS, make_config
 
 PARAMETERS = {"unet": 1_241_605, "regression": 430_602}  # 5 points, grey, 128×128 to 64×64 maps
@@ -428,8 +428,103 @@ def test_a_shift_is_a_bias_that_is_added_before(training):
 
 def test_norm_relu_at_ties_sends_the_gradient_to_the_first_in_row_order():
     x = jnp.array([[0.0, 7.0], [7.0, 7.0], [1.0, 2.0], [3.0, 4.0]])[None, ..., None]
-    one = jnp.ones(1)
-    chosen = ops.to_first_equal(x, norm._largest_after(x, one), jnp.ones((1, 2, 1, 1)))
-    np.testing.assert_array_equal(chosen[0, ..., 0], [[0, 1], [0, 0], [0, 0], [0, 1]])
-    chosen = ops.to_first_equal(x, norm._largest_after(x, -one), jnp.ones((1, 2, 1, 1)))
-    np.testing.assert_array_equal(chosen[0, ..., 0], [[1, 0], [0, 0], [1, 0], [0, 0]])
+    for sign, expected in ((1, [[0, 1], [0, 0], [0, 0], [0, 1]]), (-1, [[1, 0], [0, 0]] * 2)):
+        largest = norm.largest_after(x, jnp.full(1, sign))
+        chosen = ops.to_first_equal(ops.blocks_of(x), largest, jnp.ones((1, 2, 1, 1)))
+        np.testing.assert_array_equal(chosen.reshape(4, 2), expected)
+
+
+# --- the first stage ----------------------------------------------------------------------------
+
+
+def by_definition(x, kernel, scale, bias):
+    """The first stage, differentiated by JAX itself."""
+    return plain_norm_relu(ops.plain_conv(x, kernel), scale, bias, pool=True)
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 12, 1), (2, 6, 4, 3), (1, 2, 2, 1)])
+def test_first_stage_equals_its_definition_in_value_statistics_and_gradients(shape):
+    x, kernel, scale, bias = arrays(shape, (3, 3, shape[-1], 5), (5,), (5,))
+    x = 1 + x  # paper is not grey on average
+    (cotangent,) = arrays((shape[0], shape[1] // 2, shape[2] // 2, 5), seed=1)
+
+    @quick_jit
+    def both(*arguments):
+        mine = lambda *a: stem.conv_norm_relu_pool(*a)[0]  # noqa: E731
+        found = [
+            (v, *b(cotangent)) for v, b in (jax.vjp(f, *arguments) for f in (mine, by_definition))
+        ]
+        conv = ops.plain_conv(x, kernel)
+        statistics = (conv.mean((0, 1, 2)), conv.var((0, 1, 2)))
+        return found, (stem.conv_norm_relu_pool(*arguments)[1:], statistics)
+
+    for pair in both(x, kernel, scale, bias):
+        for found, expected in zip(*pair, strict=True):
+            assert_close(found, expected, 1e-4)  # differences of large sums
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_first_stage_is_the_layers_that_it_joins(channels, training):
+    x, *values = arrays((3, 4, 6, channels), (4,), (4,), (4,), (4,), (4,))
+
+    @quick_jit
+    def states_and_outputs(x, values):
+        found = []
+        for apply in (stem.apply, lambda conv, after, x: after.after(conv, x)):
+            conv = ops.Conv(channels, 4, dtype=jnp.float32, rngs=nnx.Rngs(0))
+            after = norm.NormRelu(4, pool=True, dtype=jnp.float32, rngs=nnx.Rngs(0))
+            places = (after.scale, after.bias, after.mean, after.var, conv.bias)
+            for place, value in zip(places, values, strict=True):
+                place[...] = value
+            after.use_running_average = not training
+            found.append((apply(conv, after, x), after.mean[...], after.var[...]))
+        return found
+
+    values[3] = 1 + values[3] ** 2
+    for mine, plain in zip(*states_and_outputs(x, values), strict=True):
+        assert_close(mine, plain)
+
+
+def test_first_stage_never_makes_its_largest_array():
+    shapes = [
+        jax.ShapeDtypeStruct(s, "float32") for s in ((2, 16, 16, 1), (3, 3, 1, 7), (7,), (7,))
+    ]
+    step = jax.grad(lambda kernel, x, *a: stem.conv_norm_relu_pool(x, kernel, *a)[0].sum())
+    program = jax.jit(step).lower(shapes[1], shapes[0], *shapes[2:]).compile().as_text()
+    assert "f32[2,8,8,7]" in program
+    assert "= f32[2,16,16,7]" not in program.split("ENTRY")[1]
+
+
+def test_accelerators_keep_the_convolution_for_the_way_back():
+    function = jax.grad(
+        lambda kernel, x: stem.conv_norm_relu_pool(x, kernel, *jnp.ones((2, 7)))[0].sum()
+    )
+    traced = jax.jit(function).trace(jnp.ones((3, 3, 1, 7)), jnp.ones((2, 16, 16, 1)))
+    texts = {p: traced.lower(lowering_platforms=(p,)).as_text() for p in ("cpu", "cuda")}
+    assert texts["cuda"].count("stablehlo.convolution") == 2  # one there, one back
+    assert texts["cuda"].count("stablehlo.while") == 0
+
+
+def test_a_block_is_chosen_from_before_its_pixels_are_written_over():
+    """A result that took the place of x would be compared with itself."""
+    x, kernel = arrays((4, 32, 48, 3), (3, 3, 3, 8))
+    scale, bias, (cotangent,) = jnp.ones(8), jnp.zeros(8), arrays((4, 16, 24, 8), seed=1)
+    gradients = [
+        jax.jit(jax.grad(lambda x, f=f: (f(x) * cotangent).sum()))(x)
+        for f in (
+            lambda x: stem.conv_norm_relu_pool(x, kernel, scale, bias)[0],
+            lambda x: by_definition(x, kernel, scale, bias),
+        )
+    ]
+    assert_close(*gradients, 1e-4)
+
+
+def test_1x1_convolution_and_joined_channels_are_the_plain_ones():
+    x, y = arrays((2, 4, 6, 3), (2, 4, 6, 5))
+    layers = [
+        f(3, 2, **s, rngs=nnx.Rngs(0))
+        for f, s in ((ops.Conv1x1, {}), (nnx.Conv, {"kernel_size": (1, 1)}))
+    ]
+    assert_close(*(layer(x) for layer in layers))
+    np.testing.assert_array_equal(ops.join_channels(x, y), jnp.concatenate([x, y], axis=-1))

@@ -5,7 +5,7 @@ import itertools
 import jax.numpy as jnp
 from flax import nnx
 
-from heatmap.models import ops
+from heatmap.models import ops, stem
 from heatmap.models.norm import NormRelu
 
 CHANNELS = (32, 64, 128, 256)
@@ -26,9 +26,9 @@ class Encoder(nnx.Module):
 
     def __call__(self, image) -> list[jnp.ndarray]:
         """Maps [B, H, W, C] to the pooled features of each stage, H/2 … H/16, shallow first."""
-        features = []
-        x = image
-        for conv, norm in zip(self.convs, self.norms, strict=True):
+        x = stem.apply(self.convs[0], self.norms[0], image)
+        features = [x]
+        for conv, norm in zip(self.convs[1:], self.norms[1:], strict=True):
             x = norm.after(conv, x)
             features.append(x)
         return features

@@ -61,8 +61,8 @@ class DeconvHead(nnx.Module):
             norms.append(GroupNormRelu(features, dtype=dtype, rngs=rngs))
             width = features
         self.deconvs, self.norms = nnx.List(deconvs), nnx.List(norms)
-        self.last = nnx.Conv(
-            width, num_keypoints, (1, 1), kernel_init=_NEAR_ZERO, dtype=dtype, rngs=rngs
+        self.last = ops.Conv1x1(
+            width, num_keypoints, kernel_init=_NEAR_ZERO, dtype=dtype, rngs=rngs
         )
 
     def __call__(self, features, cls_token):

@@ -41,14 +41,24 @@ class NormRelu(nnx.BatchNorm):
         assert self.bias is not None
         scale, bias = self.scale[...], self.bias[...]
         if self.use_running_average:
-            factor = scale * lax.rsqrt(self.var[...] + _EPSILON)
-            offset = bias + (shift - self.mean[...]) * factor
+            factor, offset = self.stored(shift)
             y = nnx.relu(x * factor + offset).astype(x.dtype)
             return ops.max_pool_2x2(y) if self.pool else y
         y, mean, var = norm_relu(x, scale, bias, self.pool)
-        for stored, now in ((self.mean, mean + shift), (self.var, var)):
-            stored[...] = self.momentum * stored[...] + (1 - self.momentum) * now
+        self.remember(mean + shift, var)
         return y
+
+    def stored(self, shift):
+        """Returns (factor, offset) [C], by the running statistics, of what lacks a bias `shift`."""
+        assert self.scale is not None  # both are made by the constructor above
+        assert self.bias is not None
+        factor = self.scale[...] * lax.rsqrt(self.var[...] + _EPSILON)
+        return factor, self.bias[...] + (shift - self.mean[...]) * factor
+
+    def remember(self, mean, var):
+        """Moves the running statistics towards a batch's [C]."""
+        for stored, now in ((self.mean, mean), (self.var, var)):
+            stored[...] = self.momentum * stored[...] + (1 - self.momentum) * now
 
     def after(self, layer: ops.Conv | ops.ConvTranspose, x):
         """Maps what a layer is given to its normalised result."""
@@ -100,33 +110,69 @@ def norm_relu(x, scale, bias, pool):
 
 
 def _forward(x, scale, bias, pool):
-    wide = x.astype(ops.accumulator(x.dtype))
-    mean = wide.mean((0, 1, 2))
-    var = jnp.maximum((wide * wide).mean((0, 1, 2)) - mean * mean, 0.0)
-    inverse = lax.rsqrt(var + _EPSILON)
-    factor = scale * inverse
-    offset = bias - mean * factor
-    selected = _largest_after(x, factor) if pool else x
-    y = nnx.relu(selected * factor + offset).astype(x.dtype)
+    mean, var = statistics(x)
+    selected = largest_after(x, scale) if pool else x
+    y, factor, offset, inverse = normalise(selected, mean, var, scale, bias)
     return (y, mean, var), (x, selected, factor, offset, mean, inverse)
 
 
-def _largest_after(x, factor):
+def statistics(x):
+    """Returns mean and variance [C] of [B, H, W, C], float32 or wider."""
+    wide = x.astype(ops.accumulator(x.dtype))
+    mean = wide.mean((0, 1, 2))
+    return mean, jnp.maximum((wide * wide).mean((0, 1, 2)) - mean * mean, 0.0)
+
+
+def largest_after(x, factor):
     """Picks the pixel of each 2×2 block that is largest once multiplied by a channel's factor."""
     blocks = ops.quarters(x)
     largest, smallest = (functools.reduce(f, blocks) for f in (jnp.maximum, jnp.minimum))
     return jnp.where(factor >= 0, largest, smallest)
 
 
+def normalise(selected, mean, var, scale, bias):
+    """Normalises, then ReLU.
+
+    Args:
+      selected: [B, H, W, C], all values, or those that the pool has chosen.
+      mean: [C], of all values.
+      var: [C].
+      scale: [C].
+      bias: [C].
+
+    Returns:
+      (y, factor [C], offset [C], inverse [C]): y = relu(selected · factor + offset), and the
+      inverse of the standard deviation.
+    """
+    inverse = lax.rsqrt(var + _EPSILON)
+    factor = scale * inverse
+    offset = bias - mean * factor
+    y = nnx.relu(selected * factor + offset).astype(selected.dtype)
+    return y, factor, offset, inverse
+
+
 def _backward(pool, residuals, gradients):
-    x, selected, factor, offset, mean, inverse = residuals
-    gradient = jnp.where(selected * factor + offset > 0, gradients[0].astype(factor.dtype), 0.0)
-    count = x.size // x.shape[-1]
-    sum_plain = gradient.sum((0, 1, 2))
-    sum_normalised = (gradient * ((selected - mean) * inverse)).sum((0, 1, 2))
-    spread = ops.to_first_equal(x, selected, gradient) if pool else gradient
-    through_statistics = sum_plain / count + (x - mean) * (inverse * sum_normalised / count)
-    return (factor * (spread - through_statistics)).astype(x.dtype), sum_normalised, sum_plain
+    gradient, dscale, dbias = through_relu(*residuals[1:], gradients[0])
+    return through_statistics(pool, *residuals, gradient, dscale, dbias), dscale, dbias
+
+
+def through_relu(selected, factor, offset, mean, inverse, gradient):
+    """Returns the gradients of the selected values, normalised, of scale and of bias."""
+    gradient = jnp.where(selected * factor + offset > 0, gradient.astype(factor.dtype), 0.0)
+    dscale = (gradient * ((selected - mean) * inverse)).sum((0, 1, 2))
+    return gradient, dscale, gradient.sum((0, 1, 2))
+
+
+def through_statistics(pool, x, selected, factor, offset, mean, inverse, gradient, dscale, dbias):
+    """Returns the gradient of x, of which all values have made the mean and the variance."""
+    del offset
+    count, shape = x.size // x.shape[-1], x.shape
+    spread = gradient
+    if pool:
+        x = ops.blocks_of(x)
+        spread = ops.to_first_equal(x, selected, gradient)
+    shared = dbias / count + (x - mean) * (inverse * dscale / count)
+    return (factor * (spread - shared)).astype(x.dtype).reshape(shape)
 
 
 norm_relu.defvjp(_forward, _backward)

@@ -54,6 +54,29 @@ class Conv(nnx.Conv):
         return _with_parameters(self, conv_3x3, inputs, biased)
 
 
+class Conv1x1(nnx.Conv):
+    """A 1×1 convolution: `nnx.Conv` in parameters and result, by a product of matrices.
+
+    Its kernel's gradient is one too; as a convolution, XLA:CPU first transposes the whole input.
+    """
+
+    def __init__(self, features_in: int, features_out: int, **settings):
+        super().__init__(features_in, features_out, (1, 1), **settings)
+
+    def __call__(self, inputs):
+        """Maps [B, H, W, C] to [B, H, W, features_out]."""
+        return _with_parameters(self, lambda x, kernel: x @ kernel[0, 0], inputs, biased=True)
+
+
+def join_channels(a, b):
+    """Puts the channels of [B, H, W, C] and [B, H, W, D] side by side, [B, H, W, C + D].
+
+    XLA:CPU makes one quick loop of two padded arrays, and a slow one of a concatenation.
+    """
+    ahead, behind = ((*((0, 0),) * 3, width) for width in ((0, b.shape[-1]), (a.shape[-1], 0)))
+    return jnp.pad(a, ahead) + jnp.pad(b, behind)
+
+
 def _with_parameters(layer, operator, inputs, biased: bool):
     """Applies an operator to a layer's kernel and bias, in the layer's precision."""
     dtype = layer.dtype or inputs.dtype
@@ -85,13 +108,18 @@ def _conv_backward(residuals, gradient):
         return jax.vjp(plain_conv, x, kernel)[1](gradient)
 
     def rearranged(x, kernel, gradient):
-        dx = plain_conv(gradient, kernel[::-1, ::-1].swapaxes(2, 3))
+        dx = conv_input_gradient(gradient, kernel)
         return dx, _conv_kernel_gradient(x, gradient).astype(kernel.dtype)
 
     return lax.platform_dependent(*residuals, gradient, cpu=rearranged, default=plain)
 
 
 conv_3x3.defvjp(lambda x, kernel: (conv_3x3(x, kernel), (x, kernel)), _conv_backward)
+
+
+def conv_input_gradient(gradient, kernel):
+    """Maps the gradient [B, H, W, F] of `conv_3x3`'s result to that of x."""
+    return plain_conv(gradient, kernel[::-1, ::-1].swapaxes(2, 3))
 
 
 def _conv_kernel_gradient(x, gradient):
@@ -210,37 +238,58 @@ def _conv_transpose_kernel_gradient(x, gradient):
 def _sum_over_pixels(x, gradient, left, right):
     """Returns the matrix Σ left(x)ᵀ right(gradient) over all pixels of all images.
 
-    The images follow one another in a scan, so that the shifted copies of one image stay in the
-    cache; a batch that is divided between D devices is scanned on all of them at once.
-
     Args:
       x: [B, …].
       gradient: [B, …].
-      left: maps x of D images to [D, H, W, P].
-      right: maps the gradient of D images to [D, H, W, Q].
+      left: maps x of one image to [1, H, W, P].
+      right: maps the gradient of one image to [1, H, W, Q].
 
     Returns:
       [P, Q], summed and returned in float32 or wider.
     """
-    batch, total_dtype = x.shape[0], accumulator(x.dtype)
-    shards = batch_shards(batch)
+    return sum_over_images(lambda x, gradient: per_pixel(left(x), right(gradient)), (x, gradient))
 
-    def scanned(a):  # [B, …] -> [B/D, D, …]
-        return a.reshape(shards, batch // shards, *a.shape[1:]).swapaxes(0, 1)
 
-    def matrices(x, gradient):  # [D, pixels, P] and [D, pixels, Q]
-        return (a.reshape(shards, -1, a.shape[-1]) for a in (left(x), right(gradient)))
+def per_pixel(rows, columns):
+    """Returns Σ rows ⊗ columns over pixels: of […, P] and […, Q] the [P, Q], float32 or wider."""
+    rows, columns = (a.reshape(-1, a.shape[-1]) for a in (rows, columns))
+    return lax.dot_general(
+        rows, columns, (((0,), (0,)), ((), ())), preferred_element_type=accumulator(rows.dtype)
+    )
 
-    def add(total, images):
-        per_pixel = (((1,), (1,)), ((0,), (0,)))
-        rows, columns = matrices(*images)
-        product = lax.dot_general(rows, columns, per_pixel, preferred_element_type=total_dtype)
-        return total + product, None
 
-    shapes = jax.eval_shape(lambda *a: tuple(matrices(*a)), x[:shards], gradient[:shards])
-    zeros = jnp.zeros((shards, shapes[0].shape[-1], shapes[1].shape[-1]), total_dtype)
-    total, _ = lax.scan(add, zeros, (scanned(x), scanned(gradient)))
-    return total.sum(0)
+def sum_over_images(term, divided, shared=()):
+    """Adds up what a function makes of each image of a batch.
+
+    The images follow one another in a scan, so that what is made of one stays in the cache; of a
+    batch that is divided between devices, each scans its own.
+
+    Args:
+      term: maps one image of each array of `divided`, [1, …], and `shared` to an array.
+      divided: arrays [B, …].
+      shared: arrays that belong to all images.
+
+    Returns:
+      The sum.
+    """
+    shape = jax.eval_shape(term, *(a[:1] for a in divided), *shared)
+
+    def of_these(divided, shared):
+        def add(total, images):
+            return total + term(*(image[None] for image in images), *shared), None
+
+        return lax.scan(add, jnp.zeros(shape.shape, shape.dtype), divided)[0]
+
+    axes = jax.sharding.get_abstract_mesh().axis_names
+    if batch_shards(divided[0].shape[0]) == 1:
+        return of_these(divided, shared)
+    spec = jax.sharding.PartitionSpec
+    return jax.shard_map(
+        lambda *a: lax.psum(of_these(*a), axes),
+        in_specs=(spec(axes), spec()),
+        out_specs=spec(),
+        check_vma=False,
+    )(tuple(divided), tuple(shared))
 
 
 def batch_shards(batch: int) -> int:
@@ -280,32 +329,43 @@ def plain_max_pool(x):
     return nnx.max_pool(x, (2, 2), strides=(2, 2))
 
 
+def blocks_of(x):
+    """Divides [B, H, W, C] into blocks of 2×2 pixels, [B, H/2, 2, W/2, 2, C]."""
+    batch, height, width, channels = x.shape
+    return x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+
+
 def quarters(x):
     """Splits [B, H, W, C] into the four pixels of each 2×2 block, row by row, [B, H/2, W/2, C]."""
-    batch, height, width, channels = x.shape
-    blocks = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+    blocks = blocks_of(x)
     return [blocks[:, :, p, :, q] for p in (0, 1) for q in (0, 1)]
 
 
-def to_first_equal(x, selected, gradient):
+def to_first_equal(blocks, selected, gradient):
     """Sends each block's gradient to the first of its four pixels that equals the selected value.
 
     Args:
-      x: [B, H, W, C].
+      blocks: [B, H/2, 2, W/2, 2, C].
       selected: [B, H/2, W/2, C], a value of each block.
       gradient: [B, H/2, W/2, C].
 
     Returns:
-      [B, H, W, C], zero elsewhere.
+      [B, H/2, 2, W/2, 2, C], zero elsewhere.
     """
-    free = jnp.ones(selected.shape, bool)
-    parts = []
-    for quarter in quarters(x):
-        chosen = free & (quarter == selected)
-        free &= ~chosen
-        parts.append(jnp.where(chosen, gradient, 0))
-    rows = [jnp.stack(parts[i : i + 2], axis=3) for i in (0, 2)]  # [B, H/2, W/2, 2, C]
-    return jnp.stack(rows, axis=2).reshape(x.shape)
+    equal = blocks == selected[:, :, None, :, None]
+    # A block is compared with itself in this form only: where a program reads one array both pixel
+    # by pixel and by blocks, XLA:CPU has been seen to write its result over what it still needs.
+    first = first_true([equal[:, :, p : p + 1, :, q : q + 1] for p in (0, 1) for q in (0, 1)])
+    place = jnp.arange(4, dtype=jnp.int8).reshape(2, 1, 2, 1)
+    return jnp.where(first == place, gradient[:, :, None, :, None], 0)
+
+
+def first_true(four):
+    """Returns which of four arrays is the first that is true, 3 where no other is, int8."""
+    last = jnp.full(four[0].shape, 3, jnp.int8)
+    return functools.reduce(
+        lambda later, i: jnp.where(four[i], jnp.int8(i), later), (2, 1, 0), last
+    )
 
 
 def _max_of_quarters(x):
@@ -322,7 +382,10 @@ def _max_pool_backward(residuals, gradient):
         del pooled
         return jax.vjp(plain_max_pool, x)[1](gradient)[0]
 
-    return (lax.platform_dependent(*residuals, gradient, cpu=to_first_equal, default=plain),)
+    def compared(x, pooled, gradient):
+        return to_first_equal(blocks_of(x), pooled, gradient).reshape(x.shape)
+
+    return (lax.platform_dependent(*residuals, gradient, cpu=compared, default=plain),)
 
 
 max_pool_2x2.defvjp(_max_pool_forward, _max_pool_backward)

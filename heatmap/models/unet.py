@@ -1,7 +1,6 @@
 """HeatmapNet: a small UNet from pictures to one map per point."""
 
 from flax import nnx
-from jax import numpy as jnp
 
 from heatmap.models import ops
 from heatmap.models.encoder import CHANNELS, Encoder
@@ -48,8 +47,8 @@ class UNet(nnx.Module):
         # Maps are nearly empty, so a head that starts near zero starts near the answer; from the
         # usual initialiser, the first epochs go into unlearning noise (as in Xiao et al., 2018).
         small = nnx.initializers.normal(1e-3)
-        self.head = nnx.Conv(
-            widths[-1], num_keypoints, (1, 1), kernel_init=small, dtype=dtype, rngs=rngs
+        self.head = ops.Conv1x1(
+            widths[-1], num_keypoints, kernel_init=small, dtype=dtype, rngs=rngs
         )
 
     def __call__(self, image, rngs: nnx.Rngs | None = None):
@@ -61,7 +60,7 @@ class UNet(nnx.Module):
         for i, (deconv, norm) in enumerate(zip(self.deconvs, self.norms, strict=True)):
             x = norm.after(deconv, x)
             if self.skip and i < min(2, last):
-                x = jnp.concatenate([x, features[2 - i]], axis=-1)
+                x = ops.join_channels(x, features[2 - i])
         x = self.head(x)
         return x.astype(ops.accumulator(x.dtype))
 

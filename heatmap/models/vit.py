@@ -240,7 +240,10 @@ class Attention(nnx.Module):
         if rotation is not None:
             query, key = (positions.rotate(a, *rotation) for a in (query, key))
         kernel = attention_kernel(query.dtype) if self.fused else None
-        y = jax.nn.dot_product_attention(query, key, value, implementation=kernel)
+        if kernel:
+            y = jax.nn.dot_product_attention(query, key, value, implementation=kernel)
+        else:
+            y = plain_attention(query, key, value)
         return self.out(y.reshape(x.shape))
 
 
@@ -265,8 +268,31 @@ class Mlp(nnx.Module):
 _again = nnx.remat(Block.__call__)
 
 
+def plain_attention(query, key, value):
+    """Computes `jax.nn.dot_product_attention` with plain operators (Vaswani et al., 2017).
+
+    What is small is scaled, the query and the weighed values: on a CPU a pass over the scores costs
+    as much as the product that made them.
+
+    Args:
+      query: [B, N, heads, C].
+      key: [B, N, heads, C].
+      value: [B, N, heads, C].
+
+    Returns:
+      [B, N, heads, C].
+    """
+    wide = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+    query = query * query.dtype.type(1 / math.sqrt(query.shape[-1]))
+    scores = wide("bqhc,bkhc->bhqk", query, key)
+    weights = jnp.exp(scores - scores.max(-1, keepdims=True))
+    sums = jnp.moveaxis(weights.sum(-1, keepdims=True), 1, 2)  # [B, N, heads, 1]
+    weighed = wide("bhqk,bkhc->bqhc", weights.astype(value.dtype), value)
+    return (weighed / sums).astype(value.dtype)
+
+
 def attention_kernel(dtype) -> Literal["cudnn"] | None:
-    """Chooses the fused kernel of `jax.nn.dot_product_attention`, or None for plain operators.
+    """Chooses the fused kernel of `jax.nn.dot_product_attention`, None where there is none.
 
     cuDNN's flash attention takes half precision only, on NVIDIA GPUs since Ampere.
     """
