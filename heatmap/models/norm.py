@@ -152,8 +152,10 @@ def normalise(selected, mean, var, scale, bias):
 
 
 def _backward(pool, residuals, gradients):
-    gradient, dscale, dbias = through_relu(*residuals[1:], gradients[0])
-    return through_statistics(pool, *residuals, gradient, dscale, dbias), dscale, dbias
+    x, selected, factor, offset, mean, inverse = residuals
+    gradient, dscale, dbias = through_relu(selected, factor, offset, mean, inverse, gradients[0])
+    dx = through_statistics(pool, x, selected, factor, mean, inverse, gradient, dscale, dbias)
+    return dx, dscale, dbias
 
 
 def through_relu(selected, factor, offset, mean, inverse, gradient):
@@ -163,9 +165,8 @@ def through_relu(selected, factor, offset, mean, inverse, gradient):
     return gradient, dscale, gradient.sum((0, 1, 2))
 
 
-def through_statistics(pool, x, selected, factor, offset, mean, inverse, gradient, dscale, dbias):
+def through_statistics(pool, x, selected, factor, mean, inverse, gradient, dscale, dbias):
     """Returns the gradient of x, of which all values have made the mean and the variance."""
-    del offset
     count, shape = x.size // x.shape[-1], x.shape
     spread = gradient
     if pool:

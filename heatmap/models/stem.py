@@ -75,7 +75,8 @@ def _forward(x, kernel, scale, bias):
     # The plain form keeps its convolution for the way back. The other has none to keep: its zeros
     # are read by nobody, so no program makes them.
     def without(x, kernel, scale):
-        mean, var = _statistics(*_moments(x), kernel)
+        first, second = _moments(x)
+        mean, var = _statistics(first, second, kernel)
         nothing = jnp.zeros((*x.shape[:3], kernel.shape[-1]), x.dtype)
         return nothing, mean, var, largest_of_conv(x, kernel, scale)
 
@@ -89,25 +90,27 @@ def _forward(x, kernel, scale, bias):
 
 
 def _backward(residuals, gradients):
-    def plain(x, kernel, conv, *rest):
-        gradient, dscale, dbias = norm.through_relu(*rest)
-        dconv = norm.through_statistics(True, conv, *rest[:-1], gradient, dscale, dbias)
-        return *jax.vjp(ops.plain_conv, x, kernel)[1](dconv), dscale, dbias
+    x, kernel, conv, selected, factor, offset, mean, inverse = residuals
+    gradient, dscale, dbias = norm.through_relu(
+        selected, factor, offset, mean, inverse, gradients[0]
+    )
+    of_norm = (factor, mean, inverse, gradient, dscale, dbias)
 
-    def without(x, kernel, conv, selected, factor, offset, mean, inverse, gradient):
-        del conv
-        gradient, dscale, dbias = norm.through_relu(
-            selected, factor, offset, mean, inverse, gradient
-        )
-        dkernel = _kernel_gradient(x, kernel, factor, gradient, inverse * dscale, dbias)
-        # No step asks for the gradient of its pictures, so that none of this is computed then.
+    def plain(x, kernel, conv, selected, of_norm):
+        dconv = norm.through_statistics(True, conv, selected, *of_norm)
+        return jax.vjp(ops.plain_conv, x, kernel)[1](dconv)
+
+    def without(x, kernel, conv, selected, of_norm):
+        del conv, selected
+        # No step asks for the gradient of its pictures, so that it is not computed then.
         conv = ops.plain_conv(x, kernel)
-        again = (conv, norm.largest_after(conv, factor), factor, offset, mean, inverse)
-        dconv = norm.through_statistics(True, *again, gradient, dscale, dbias)
-        return ops.conv_input_gradient(dconv, kernel), dkernel.astype(kernel.dtype), dscale, dbias
+        dconv = norm.through_statistics(True, conv, norm.largest_after(conv, factor), *of_norm)
+        dkernel = _kernel_gradient(x, kernel, *of_norm)
+        return ops.conv_input_gradient(dconv, kernel), dkernel.astype(kernel.dtype)
 
-    arguments = (*residuals, gradients[0])
-    return lax.platform_dependent(*arguments, cpu=without, default=plain)
+    arguments = (x, kernel, conv, selected, of_norm)
+    dx, dkernel = lax.platform_dependent(*arguments, cpu=without, default=plain)
+    return dx, dkernel, dscale, dbias
 
 
 conv_norm_relu_pool.defvjp(_forward, _backward)
@@ -185,16 +188,18 @@ def _statistics(first, second, kernel):
     return mean, jnp.maximum(square - mean * mean, 0.0)
 
 
-def _kernel_gradient(x, kernel, factor, gradient, dvariance, dmean):
-    """Sums neighbourhood ⊗ gradient over pixels, where all gradient before the pool is implied.
+def _kernel_gradient(x, kernel, factor, mean, inverse, gradient, dscale, dbias):
+    """Sums neighbourhood ⊗ gradient of the convolution over pixels, without making either.
 
     Args:
       x: [B, H, W, C].
       kernel: [3, 3, C, F].
       factor: [F], of the normalisation.
+      mean: [F].
+      inverse: [F].
       gradient: [B, H/2, W/2, F], of the normalised values that the pool has chosen.
-      dvariance: [F], what each normalised value owes the variance, times the count.
-      dmean: [F], what it owes the mean, times the count.
+      dscale: [F].
+      dbias: [F].
 
     Returns:
       [3, 3, C, F], float32 or wider.
@@ -220,6 +225,7 @@ def _kernel_gradient(x, kernel, factor, gradient, dvariance, dmean):
     chosen = sum(_taps_of_windows(chosen[..., p, q, :], (p, q)) for p, q in _PIXELS)
     first, second = _moments(x)
     matrix = kernel.reshape(-1, features).astype(first.dtype)
-    mean = first @ matrix
-    implied = first[:, None] * (dmean - dvariance * mean) + dvariance * (second @ matrix)
+    # What all values owe the mean and the variance that they have made.
+    implied = first[:, None] * dbias
+    implied += (second @ matrix - first[:, None] * mean) * (inverse * dscale)
     return factor * (chosen - implied.reshape(chosen.shape))
