@@ -93,6 +93,9 @@ class Checkpoints:
         for stale in self._manager.all_steps():
             if stale >= step:
                 self._manager.delete(stale)
+        if not processes.are_several():
+            # Of arrays on several devices, Orbax would cut a slice for each to write.
+            tree = jax.device_get(tree)
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(tree),
             meta=ocp.args.JsonSave(meta),
