@@ -61,7 +61,7 @@ def load(folder=HERE, check=True, providers=None):
 
 
 @contextlib.contextmanager
-def _naming(path):
+def _naming(what):
     """Turns whatever a library raises for a damaged file into a sentence that names it."""
     try:
         yield
@@ -70,7 +70,7 @@ def _naming(path):
     except Exception as error:  # each library has a dozen kinds
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise Refused(
-            f"{path} cannot be read ({reason:.200}): it is damaged, or the runtime is too old; "
+            f"{what} cannot be read ({reason:.200}): it is damaged, or the runtime is too old; "
             "copy or export the model again."
         ) from error
 
@@ -118,10 +118,9 @@ def golden(folder):
 
 def examine(folder, predict):
     """Lets a model read the golden picture, and returns what `compare` says."""
-    path = pathlib.Path(folder) / "golden.npz"
     names = metadata(folder)["points"]
     inputs, expected = golden(folder)
-    with _naming(path):
+    with _naming(f"{pathlib.Path(folder) / 'golden.npz'}, or the model beside it,"):
         found = predict(*inputs)
         for name, value in {"points": np.empty((len(names), 2)), **expected}.items():
             if name not in found or found[name].shape != value.shape:
