@@ -207,7 +207,7 @@ class Config:
     log: LogConfig
 
     def to_json(self) -> str:
-        """Returns the config as JSON text, readable by `from_json`."""
+        """Returns the config as JSON text, which `from_mapping` takes when parsed."""
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
 
@@ -241,22 +241,6 @@ def from_mapping(values: Mapping[str, Any]) -> Config:
     config = fields.parse(Config, values)
     _check(config)
     return config
-
-
-def from_json(text: str, source: str) -> Config:
-    """Inverts `Config.to_json`.
-
-    Raises:
-      UserError: naming `source`, if the text is not JSON or not a valid config.
-    """
-    try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{source} is not valid JSON ({error}).") from error
-    try:
-        return from_mapping(values)
-    except UserError as error:
-        raise UserError(f"{source}: {error}") from error
 
 
 def flat(config: Config) -> dict[str, Any]:

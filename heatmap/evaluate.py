@@ -208,9 +208,13 @@ def table(scores: dict[str, Any]) -> str:
     Single points, other reference lengths and finer statistics stay in metrics.json.
     """
     splits = [s for s in ("val", "test", "train") if any(k.startswith(f"{s}/") for k in scores)]
-    names = [name.split("/", 1)[1] for name in scores if name.startswith(f"{splits[0]}/")]
+    names = [
+        name.split("/", 1)[1]
+        for name in scores
+        if name.startswith(tuple(f"{s}/" for s in splits[:1]))
+    ]
     rows = [name for name in names if metrics.is_quoted(name)]
-    width = max(map(len, rows))
+    width = max(map(len, rows), default=0)
     lines = ["  ".join([" " * width, *(f"{s:>9}" for s in splits)])]
     for name in rows:
         cells = (_cell(scores.get(f"{s}/{name}")) for s in splits)

@@ -57,6 +57,29 @@ def write_json(path: pathlib.Path, values: Any) -> None:
     write_text(path, json.dumps(values, indent=2) + "\n")
 
 
+def read_json(path: pathlib.Path, remedy: str, kind: type = dict) -> Any:
+    """Reads a JSON file that `write_json` wrote.
+
+    Args:
+      path: of the file.
+      remedy: what to do if it is damaged, the end of a sentence.
+      kind: what it must hold, dict or list.
+
+    Raises:
+      UserError: naming the file, if it cannot be read, is no JSON or holds something else.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error}); {remedy}.") from error
+    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, or beyond Python's limits
+        raise UserError(f"{path} is not valid JSON ({error}); {remedy}.") from error
+    if not isinstance(values, kind):
+        wanted = "a JSON object {...}" if kind is dict else "a JSON list [...]"
+        raise UserError(f"{path} must hold {wanted}, not {str(values)[:60]!r}; {remedy}.")
+    return values
+
+
 def check(workdir: pathlib.Path, config: Config) -> None:
     """Finds that a folder can hold this run; writes nothing.
 
@@ -78,7 +101,7 @@ def check(workdir: pathlib.Path, config: Config) -> None:
     if path.exists():
         if not any((workdir / "checkpoints").glob("*/*/_CHECKPOINT_METADATA")):
             return
-        earlier = config_lib.from_json(path.read_text(), str(path))
+        earlier = read_config(workdir)
         changed = config_lib.differences(earlier, config, ignore=config_lib.RESUMABLE)
         if changed:
             raise UserError(
@@ -144,20 +167,34 @@ def read_config(workdir: pathlib.Path) -> Config:
     """Reads the config of a run.
 
     Raises:
-      UserError: if the folder is no workdir.
+      UserError: if the folder is no workdir, or the file is damaged.
     """
     path = workdir / CONFIG
     if not path.is_file():
         raise UserError(f"{workdir} holds no {CONFIG}; give the --workdir of a training run.")
-    return config_lib.from_json(path.read_text(), str(path))
+    values = read_json(path, "put it back from a copy")
+    try:
+        return config_lib.from_mapping(values)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def read_metrics(workdir: pathlib.Path) -> dict[str, Any]:
-    """Reads metrics.json, or returns nothing if it is not there yet."""
-    path = workdir / METRICS
+    """Reads metrics.json, or returns nothing if it is not there yet.
+
+    Raises:
+      UserError: if it is damaged.
+    """
+    path, remedy = workdir / METRICS, "delete it to score anew"
     if not path.is_file():
         return {}
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not valid JSON ({error}); delete it to score anew.") from error
+    scores = read_json(path, remedy)
+    for name, value in scores.items():
+        if value is not None and not _is_number(value):
+            raise UserError(f"{path}: {name!r} must be a number, not {str(value)[:60]}; {remedy}.")
+    return scores
+
+
+def _is_number(value: Any) -> bool:
+    """Says whether a JSON value is a number that a float can hold."""
+    return isinstance(value, float) or (type(value) is int and abs(value) < 2**63)

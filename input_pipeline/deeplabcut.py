@@ -15,6 +15,7 @@ import dataclasses
 import io
 import pathlib
 import posixpath
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -146,9 +147,10 @@ def _hdf_as_csv(path: pathlib.Path) -> str:
         frame: Any = pandas.read_hdf(path)
         frame.index.names = [None] * frame.index.nlevels  # else they make a header row of their own
         return frame.to_csv()
-    except Exception as error:  # h5py, tables and pandas raise a dozen kinds for a broken file
+    except Exception as error:  # tables and pandas raise a dozen kinds, some over many lines
+        reason = textwrap.shorten(str(error), 200, placeholder=" …")
         raise UserError(
-            f"{path} cannot be read as a table of labels ({error}); export it as CSV from "
+            f"{path} cannot be read as a table of labels ({reason}); export it as CSV from "
             "DeepLabCut."
         ) from error
 

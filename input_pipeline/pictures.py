@@ -14,7 +14,7 @@ import pathlib
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -188,7 +188,7 @@ def _on_disk(
 ) -> dict[str, np.ndarray]:
     """Maps the pictures of a folder that is written first if no run has done so."""
     folder = caches.folder() / f"pictures-{_key(turned, factors)}"
-    if not _is_whole(folder):
+    if _index(folder, factors) is None:
         try:
             shutil.rmtree(folder, ignore_errors=True)
             _write(folder, turned, factors, config)
@@ -197,22 +197,28 @@ def _on_disk(
                 f"The pictures cannot be kept in {folder} ({error.strerror or error}); free some "
                 "space, point XDG_CACHE_HOME elsewhere, or set data.cache to 'memory' or ''."
             ) from error
-    index = json.loads((folder / _INDEX).read_text())
     pixels = np.memmap(folder / _PIXELS, np.uint8, "r")
     return {
         file: pixels[offset : offset + height * width * 3].reshape(height, width, 3)
-        for file, (offset, height, width) in index.items()
+        for file, (offset, height, width) in (_index(folder, factors) or {}).items()
     }
 
 
-def _is_whole(folder: pathlib.Path) -> bool:
-    """Says whether nothing is missing of a folder: caches are tidied up file by file."""
+def _index(folder: pathlib.Path, files: Collection[str]) -> dict[str, tuple[int, int, int]] | None:
+    """Reads the place, height and width of each picture of a folder.
+
+    Returns None if it is not whole: caches are tidied up file by file.
+    """
     try:
-        index = json.loads((folder / _INDEX).read_text())
-        size = sum(3 * height * width for _, height, width in index.values())
-        return (folder / _PIXELS).stat().st_size == size
-    except (OSError, ValueError):
-        return False
+        index, end = json.loads((folder / _INDEX).read_text()), 0
+        for place, height, width in index.values():
+            if place != end or any(type(side) is not int or side < 1 for side in (height, width)):
+                return None
+            end += 3 * height * width
+        whole = (folder / _PIXELS).stat().st_size == end and index.keys() == set(files)
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return None
+    return index if whole else None
 
 
 def _refuse(file: str) -> None:
@@ -255,7 +261,7 @@ def _write(
         try:
             temporary.rename(folder)
         except OSError:
-            if not _is_whole(folder):  # else another run was sooner
+            if _index(folder, factors) is None:  # else another run was sooner
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

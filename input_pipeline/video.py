@@ -55,7 +55,7 @@ def frames(path: pathlib.Path) -> Iterator[tuple[int, np.ndarray]]:
     av = library()
     number = 0
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:
             if not container.streams.video:
                 raise Broken(f"{path} holds no pictures, only sound; leave it out.", 0)
             stream = container.streams.video[0]
@@ -96,7 +96,10 @@ def _displayed(frame: Any) -> np.ndarray:
 def count(path: pathlib.Path) -> int:
     """Returns how many frames a video says that it has, or 0 if it does not say."""
     av = library()
-    with contextlib.suppress(av.FFmpegError, OSError), av.open(str(path)) as container:
+    with (
+        contextlib.suppress(av.FFmpegError, OSError),
+        av.open(str(path), metadata_errors="replace") as container,
+    ):
         streams = container.streams.video
         if streams and streams[0].frames:
             return streams[0].frames
@@ -115,7 +118,7 @@ def writer(path: pathlib.Path, like: pathlib.Path, size: tuple[int, int]) -> Ite
       size: (height, width); odd ones lose their last row or column, which the codec cannot hold.
     """
     av = library()
-    with av.open(str(like)) as original:
+    with av.open(str(like), metadata_errors="replace") as original:
         rate = original.streams.video[0].average_rate or 25
     height, width = (side - side % 2 for side in size)
     with av.open(str(path), "w") as container:

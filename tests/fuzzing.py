@@ -4,16 +4,18 @@
 
 Each kind is a folder of good files and a way to read them. A round changes one file, at the level
 of its bytes or, if it is JSON, of its values, and reads it; whatever is raised other than
-`UserError` is a find: the damaged file is kept under tests/corpus/KIND/, which
-tests/test_fuzzing.py reads again each time the tests run. Prints the rounds and the finds.
+`UserError` (of an artefact: `check.Refused`) is a find: the damaged file is kept under
+tests/corpus/KIND/, which tests/test_fuzzing.py reads again each time the tests run. Prints the
+rounds, the finds and the deaths: of a library that is not ours, in a process of its own.
 """
 
 import argparse
-import dataclasses
 import hashlib
 import json
+import multiprocessing
 import pathlib
 import random
+import resource
 import shutil
 import signal
 import sys
@@ -21,141 +23,18 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from multiprocessing.connection import Connection
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
-import input_pipeline
-from heatmap import run as run_lib
-from heatmap.errors import UserError
-from heatmap.inference import scales, uncertainty
-from heatmap.inference.uncertainty import Calibration, Steps
-from input_pipeline import coco, sources
-from tests import beetles
-from tests.conftest import write_spots
-from tests.helpers import make_config
-from tests.label_files import data_config
-from tests.projects import write_coco, write_deeplabcut
+from tests.fuzzed import KINDS, Kind
 
 CORPUS = pathlib.Path(__file__).parent / "corpus"
 _SECONDS = 120  # after which a read counts as hanging
+_BYTES = 16 * 2**30  # of address space, of a process that reads for this one
 _STRANGE: list[Any] = [
     *(None, True, -1, 0, 1e308, -1e308, float("nan"), 2**70, "", "a" * 300, "../../x", "\0", "1"),
     *([], {}, [[]], [None], {"a": 1}, [1, 2], [[1, 2], [3, 4]]),
 ]
-
-
-@dataclasses.dataclass(frozen=True)
-class Kind:
-    """One sort of file.
-
-    Attributes:
-      build: writes a folder of good files.
-      damaged: globs of those that are damaged.
-      read: reads what is in the folder.
-    """
-
-    build: Callable[[pathlib.Path], object]
-    damaged: tuple[str, ...]
-    read: Callable[[pathlib.Path], object]
-
-
-def _reader(name: str, folder: str = ".", method: str = "hash") -> Callable[[pathlib.Path], object]:
-    def read(root: pathlib.Path):
-        config = data_config(root / folder, name=name)
-        split = dataclasses.replace(config.split, method=method)
-        return input_pipeline.load(dataclasses.replace(config, split=split))
-
-    return read
-
-
-def _picture(suffix: str, **options: Any) -> Kind:
-    def build(root: pathlib.Path) -> None:
-        pixels = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
-        image = Image.fromarray(pixels)
-        (image.quantize(8) if suffix == "gif" else image).save(root / f"a.{suffix}", **options)
-
-    return Kind(build, ("a.*",), lambda root: sources.read_picture(root / f"a.{suffix}", 1.0))
-
-
-def _turned() -> bytes:
-    """EXIF that says that the picture lies on its side."""
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    return exif.tobytes()
-
-
-def _build_scales(root: pathlib.Path) -> None:
-    (root / "scales.csv").write_text(
-        "file,px_per_cm,px_per_cm_sd,x0,y0,x1,y1,cm\na.png,20,0.5,,,,,\nb.png,,,1,2,30,40,2\n"
-    )
-
-
-_CALIBRATION = Calibration(
-    "0" * 16, (0.9,), 9, 9, {"a": (1.0,)}, {"b": ()}, 0.05, Steps((0.1, 0.5), (0.2, 0.8))
-)
-
-
-def _read_calibration(root: pathlib.Path) -> None:
-    uncertainty.load(root, _CALIBRATION.identity)
-
-
-def _build_run(root: pathlib.Path) -> None:
-    from heatmap.train import train
-
-    with tempfile.TemporaryDirectory() as data:
-        config = make_config(
-            **{
-                "data.name": "simple_json",
-                "data.root": str(write_spots(pathlib.Path(data))),
-                "data.image_size": (16, 16),
-                "targets.heatmap_size": (4, 4),
-                "train.steps": 1,
-                "train.batch_size": 2,
-                "eval.sheet_examples": 0,
-                "log.tensorboard": False,
-            }
-        )
-        train(config, root / "run")
-
-
-KINDS = {
-    "png": _picture("png"),
-    "jpeg": _picture("jpg", exif=_turned()),
-    "gif": _picture("gif"),
-    "bmp": _picture("bmp"),
-    "simple_json": Kind(write_spots, ("*.json",), _reader("simple_json", method="given")),
-    "coco": Kind(lambda root: write_coco(root, 12), ("annotations.json",), _reader("coco")),
-    "boxes": Kind(
-        lambda root: write_coco(root, 3),
-        ("annotations.json",),
-        lambda root: coco.read_boxes(root / "annotations.json"),
-    ),
-    "deeplabcut": Kind(
-        lambda root: write_deeplabcut(root / "project", 4, 3),
-        ("project/config.yaml", "project/labeled-data/*/*.csv"),
-        _reader("deeplabcut", "project"),
-    ),
-    "hawaii": Kind(
-        lambda root: beetles.write_hawaii(root, trays=4, cell=60),
-        ("*.json", "*.csv"),
-        _reader("hawaii"),
-    ),
-    "biorepo": Kind(
-        lambda root: beetles.write_biorepo(root, cell=60), ("*.json", "*.csv"), _reader("biorepo")
-    ),
-    "scales": Kind(_build_scales, ("*.csv",), lambda root: scales.read(root / "scales.csv")),
-    "calibration": Kind(
-        lambda root: uncertainty.save(root, _CALIBRATION), ("calibration/*",), _read_calibration
-    ),
-    "checkpoint": Kind(
-        _build_run,
-        ("run/config.json", "run/checkpoints/**/*"),
-        lambda root: run_lib.open_run(root / "run"),
-    ),
-}
 
 
 def damage(data: bytes, rng: random.Random) -> bytes:
@@ -211,7 +90,7 @@ def attempt(kind: Kind, root: pathlib.Path) -> str:
     signal.alarm(_SECONDS)
     try:
         kind.read(root)
-    except UserError:
+    except kind.refusals:
         return ""
     except Exception:
         return traceback.format_exc()
@@ -220,9 +99,49 @@ def attempt(kind: Kind, root: pathlib.Path) -> str:
     return ""
 
 
+class Apart:
+    """A process that reads in place of this one, and is replaced if it dies."""
+
+    def __init__(self, kind: Kind):
+        """Starts none yet; see `attempt`."""
+        self._kind = kind
+        self._process: Any = None
+
+    def attempt(self, root: pathlib.Path) -> str | None:
+        """Does as `attempt` does, or returns None if the process died or hung."""
+        context = multiprocessing.get_context("spawn")
+        if self._process is None:
+            self._channel, other = context.Pipe()
+            self._process = context.Process(target=_answer, args=(self._kind, other), daemon=True)
+            self._process.start()
+            other.close()
+        self._channel.send(root)
+        try:
+            if self._channel.poll(2 * _SECONDS):
+                return self._channel.recv()
+        except (EOFError, ConnectionResetError):
+            pass
+        self.end()
+        return None
+
+    def end(self) -> None:
+        """Ends the process, if there is one."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
+            self._process = None
+
+
+def _answer(kind: Kind, channel: Connection) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (_BYTES, _BYTES))
+    while True:
+        channel.send(attempt(kind, channel.recv()))
+
+
 def fuzz(name: str, root: pathlib.Path, seconds: float, rng: random.Random) -> Counter[str]:
-    """Damages one kind of file for a while; returns counts of rounds and finds."""
+    """Damages one kind of file for a while; returns counts of rounds, finds and deaths."""
     kind, counts, seen = KINDS[name], Counter[str](), set()
+    apart = Apart(kind)
     good = root / "good"
     good.mkdir()
     kind.build(good)
@@ -233,15 +152,19 @@ def fuzz(name: str, root: pathlib.Path, seconds: float, rng: random.Random) -> C
         data = file.read_bytes()
         broken = damage(data, rng)
         file.write_bytes(broken)
-        found = attempt(kind, good)
+        found = apart.attempt(good) if kind.apart else attempt(kind, good)
         file.write_bytes(data)
         counts["rounds"] += 1
+        if found is None:
+            counts["deaths"] += 1
+            continue
         where = found.strip().splitlines()[-3:] if found else []
         if found and tuple(where[:1]) not in seen:
             seen.add(tuple(where[:1]))
             counts["finds"] += 1
             _keep(name, file.relative_to(good), broken)
             print(f"{name}: {file.relative_to(good)}\n{found}", file=sys.stderr, flush=True)
+    apart.end()
     shutil.rmtree(good)
     return counts
 
@@ -266,9 +189,13 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as root:
             share = 60 * options.minutes / len(options.kinds)
             counts = fuzz(name, pathlib.Path(root), share, random.Random(f"{options.seed}{name}"))
-        print(f"{name:12} {counts['rounds']:8} rounds {counts['finds']:4} finds", flush=True)
+        print(_line(name, counts), flush=True)
         total += counts
-    print(f"{'all':12} {total['rounds']:8} rounds {total['finds']:4} finds")
+    print(_line("all", total))
+
+
+def _line(name: str, counts: Counter[str]) -> str:
+    return f"{name:14}" + "".join(f"{counts[w]:8} {w}" for w in ("rounds", "finds", "deaths"))
 
 
 if __name__ == "__main__":

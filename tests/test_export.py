@@ -1,6 +1,7 @@
 """Artefacts, run in their own runtimes by processes that cannot import this program."""
 
 import dataclasses
+import hashlib
 import json
 import pathlib
 import shutil
@@ -333,6 +334,88 @@ def test_a_model_that_disagrees_is_not_loaded(exported, tmp_path):
     )
     assert process.returncode == 1
     assert "fails its golden check" in process.stderr
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def retold(**changes):
+    return lambda path: path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def without(name, **changes):
+    def damage(path):
+        with np.load(path) as stored:
+            arrays = {**stored, **changes}
+        arrays.pop(name, None)
+        np.savez(path, **arrays)
+
+    return damage
+
+
+DAMAGES = {
+    "model cut": ("model.stablehlo", cut),
+    "one bit of the model": ("model.stablehlo", flip),
+    "no model": ("model.stablehlo", pathlib.Path.unlink),
+    "metadata cut": ("metadata.json", cut),
+    "metadata no text": ("metadata.json", lambda path: path.write_bytes(b"\xff")),
+    "metadata a list": ("metadata.json", lambda path: path.write_text("[]")),
+    "no metadata": ("metadata.json", pathlib.Path.unlink),
+    "another format": ("metadata.json", retold(format=["onnx"])),
+    "points no list": ("metadata.json", retold(points="bright")),
+    "another count of points": ("metadata.json", retold(points=["bright"])),
+    "no hashes": ("metadata.json", retold(sha256={})),
+    "golden cut": ("golden.npz", cut),
+    "one bit of golden": ("golden.npz", flip),
+    "no golden": ("golden.npz", pathlib.Path.unlink),
+    "no image": ("golden.npz", without("image")),
+    "no maps": ("golden.npz", without("maps")),
+    "another image": ("golden.npz", without("", image=np.zeros((3, 3)))),
+    "a box too many": ("golden.npz", without("", box=np.zeros(4))),
+    "other outputs": ("golden.npz", without("", score=np.zeros(5))),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_artefact_is_a_sentence_that_names_the_file(exported, tmp_path, damage):
+    broken = shutil.copytree(exported("stablehlo"), tmp_path / "broken")
+    name, change = DAMAGES[damage]
+    change(broken / name)
+    with pytest.raises(check.Refused, match=f"(?s)^{broken}/.*{name}.*\\.$") as caught:
+        check.load(broken)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["stablehlo", "onnx"])
+def test_what_its_runtime_cannot_read_is_a_sentence(exported, tmp_path, kind):
+    """A model of a later runtime, for example: the hash is right."""
+    later = shutil.copytree(exported(kind), tmp_path / "later")
+    (later / f"model.{kind}").write_bytes(b"")
+    hashes = {f"model.{kind}": hashlib.sha256().hexdigest()}
+    retold(sha256=hashes)(later / "metadata.json")
+    with pytest.raises(check.Refused, match=rf"model\.{kind} cannot be read .* too old"):
+        check.load(later)
+
+
+def test_the_command_line_names_a_damaged_file(exported, tmp_path):
+    broken = shutil.copytree(exported("stablehlo"), tmp_path / "broken")
+    command_line = [sys.executable, broken / "check.py"]
+    (tmp_path / "no.npy").write_bytes(b"no picture")
+    for more, name in ([f"--image={tmp_path / 'no.npy'}"], "no.npy"), ([], "model.stablehlo"):
+        process = subprocess.run(
+            [*command_line, *more], capture_output=True, text=True, check=False
+        )
+        assert process.returncode == 2
+        assert name in process.stderr
+        assert process.stderr.count("\n") == 1, process.stderr
+        flip(broken / "model.stablehlo")
 
 
 def outputs(maps, points):

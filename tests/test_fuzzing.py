@@ -1,9 +1,12 @@
 """What once was read as a crash: see tests/fuzzing.py."""
 
+import os
+import pathlib
 import random
 
 import pytest
 
+from heatmap.errors import UserError
 from tests import fuzzing
 
 CASES = sorted(path for path in fuzzing.CORPUS.glob("*/*") if path.is_file())
@@ -39,8 +42,24 @@ def test_good_files_are_read(name, good):
     fuzzing.KINDS[name].read(good(name))
 
 
+def _read(root):
+    if root.name == "deadly":
+        os.abort()
+    raise {"refused": UserError, "wrong": ValueError}[root.name](root.name)
+
+
+def test_a_death_is_survived():
+    apart = fuzzing.Apart(fuzzing.Kind(_read, ("*",), _read))
+    found = [apart.attempt(pathlib.Path(name)) for name in ("refused", "deadly", "wrong")]
+    apart.end()
+    assert found[:2] == ["", None]
+    assert "ValueError: wrong" in found[2]
+
+
 def test_a_crash_is_found():
     kind = fuzzing.Kind(lambda root: None, ("*",), lambda root: 1 / 0)
     assert "ZeroDivisionError" in fuzzing.attempt(kind, fuzzing.CORPUS)
     rng = random.Random(0)
+    kind = fuzzing.Kind(lambda root: None, ("*",), lambda root: 1 / 0, (ArithmeticError,))
+    assert fuzzing.attempt(kind, fuzzing.CORPUS) == ""
     assert len({fuzzing.damage(b'{"a": [1, 2]}', rng) for _ in range(50)}) > 30

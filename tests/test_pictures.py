@@ -147,6 +147,25 @@ def test_what_a_kill_left_is_no_cache(tmp_path, monkeypatch):
     assert len(pictures.keep(records, config).kept.pictures) == 10
 
 
+@pytest.mark.parametrize(
+    "index", ["\x00", "[]", "{}", '{"a": 1}', '{"a": [0, 4.0, 4]}', '{"a": [0, -4, -4]}', "shift"]
+)
+def test_a_damaged_cache_is_made_anew(tmp_path, index):
+    records = on_disk(make_records(), tmp_path)
+    config = settings(**{"data.cache": "disk"}).data
+    first = pictures.keep(records, config).kept.pictures
+    (path,) = caches.folder().glob("pictures-*/index.json")
+    if index == "shift":
+        places = json.loads(path.read_text())
+        shifted = {name: (place + 3, *size) for name, (place, *size) in places.items()}
+        index = json.dumps(shifted)
+    path.write_text(index)
+    again = pictures.keep(records, config).kept.pictures
+    for file, picture in first.items():
+        np.testing.assert_array_equal(again[file], np.asarray(Image.open(file)))
+        np.testing.assert_array_equal(again[file], picture)
+
+
 def test_two_runs_that_write_at_once_do_not_mind(tmp_path, monkeypatch):
     records = on_disk(make_records(), tmp_path)
     config = settings(**{"data.cache": "disk"}).data

@@ -264,7 +264,7 @@ def test_a_damaged_calibration_is_a_sentence(tmp_path, damage):
     with pytest.raises(UserError, match="is no calibration"):
         uncertainty.load(tmp_path, example().identity)
     path.write_text("{")
-    with pytest.raises(UserError, match="is no calibration"):
+    with pytest.raises(UserError, match="is not valid JSON"):
         uncertainty.load(tmp_path, example().identity)
 
 

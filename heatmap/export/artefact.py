@@ -1,12 +1,13 @@
 """The folder that an export leaves: the model, a golden picture, and a file that checks both.
 
 model.stablehlo | saved_model/ | model.onnx    the program, its weights inside
-metadata.json                                  what goes in and comes out, and where it is from
+metadata.json                                  what goes in and comes out, where it is from, hashes
 golden.npz, golden.png                         a picture and the points to be found on it
 check.py                                       loads the model if it finds them
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import pathlib
@@ -57,14 +58,15 @@ def making(out: pathlib.Path) -> Iterator[pathlib.Path]:
 def write_around(
     folder: pathlib.Path, golden: Golden, points: KeypointSet, metadata: Mapping[str, Any]
 ) -> None:
-    """Writes all files but the model.
+    """Writes all files but the model, which lies in the folder already.
 
     Args:
       folder: of the artefact.
       golden: its picture.
       points: their names.
-      metadata: facts that JSON can hold; inputs, outputs and points are added.
+      metadata: facts that JSON can hold; inputs, outputs, points and hashes are added.
     """
+    model = sorted(path for path in folder.rglob("*") if path.is_file())
     arrays: dict[str, Any] = {**golden.inputs, **golden.outputs}
     np.savez_compressed(folder / "golden.npz", **arrays)
     sheet.save(folder / "golden.png", _picture(golden, points))
@@ -76,6 +78,10 @@ def write_around(
         "outputs": {
             name: f"float32 {list(value.shape)}, {_OUTPUTS.get(name, 'further')}"
             for name, value in golden.outputs.items()
+        },
+        "sha256": {
+            path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in model
         },
     }
     (folder / METADATA).write_text(json.dumps(told, indent=2) + "\n")

@@ -8,10 +8,13 @@
     found = predict(image)               # {"points": [K, 2], …}, pixels of the image, NumPy
 
 This file stands alone: it needs NumPy and the runtime of the format (JAX, TensorFlow or
-onnxruntime), not the program that wrote it.
+onnxruntime), not the program that wrote it. Runtimes may die of a damaged file without a word, so
+that they are given a model only if it has the hash that metadata.json tells.
 """
 
 import argparse
+import contextlib
+import hashlib
 import json
 import pathlib
 import sys
@@ -22,6 +25,10 @@ HERE = pathlib.Path(__file__).resolve().parent
 MAPS = 1e-4  # most that a raw map or a coordinate may differ by
 PIXELS = 1e-3  # most that a point may be off by
 OTHERS = 1e-3  # relative, of scores and whatever else is given
+
+
+class Refused(RuntimeError):
+    """Why a model is not loaded: a file is damaged, or the golden picture gives other points."""
 
 
 def load(folder=HERE, check=True, providers=None):
@@ -38,24 +45,87 @@ def load(folder=HERE, check=True, providers=None):
       boxes, from an image and a box (x0, y0, x1, y1), edges in pixels.
 
     Raises:
-      RuntimeError: if the golden picture gives other points.
+      Refused: a RuntimeError, if the golden picture gives other points or a file is damaged.
     """
     folder = pathlib.Path(folder)
-    metadata = json.loads((folder / "metadata.json").read_text())
-    predict = _RUNTIMES[metadata["format"]](folder, *([providers] if providers else []))
+    told = metadata(folder)
+    _check_files(folder, told["sha256"])
+    file, runtime = _RUNTIMES[told["format"]]
+    with _naming(folder / file):
+        predict = runtime(folder, *([providers] if providers else []))
     if check:
-        inputs, expected = golden(folder)
-        wrong = compare(predict(*inputs), expected, metadata["points"])["wrong"]
+        wrong = examine(folder, predict)["wrong"]
         if wrong:
-            raise RuntimeError(f"{folder} fails its golden check: {'; '.join(wrong)}.")
+            raise Refused(f"{folder} fails its golden check: {'; '.join(wrong)}.")
     return predict
+
+
+@contextlib.contextmanager
+def _naming(what):
+    """Turns whatever a library raises for a damaged file into a sentence that names it."""
+    try:
+        yield
+    except (Refused, ImportError):
+        raise
+    except Exception as error:  # each library has a dozen kinds
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise Refused(
+            f"{what} cannot be read ({reason:.200}): it is damaged, or the runtime is too old; "
+            "copy or export the model again."
+        ) from error
+
+
+def metadata(folder):
+    """Returns what metadata.json tells: `format`, `points` and `sha256` of the model's files."""
+    path = pathlib.Path(folder) / "metadata.json"
+    with _naming(path):
+        told = json.loads(path.read_text(encoding="utf-8"))
+        if told["format"] not in _RUNTIMES:
+            raise ValueError(f"the format {told['format']!r} is not known")
+        points = told["points"]
+        if not isinstance(points, list) or not all(isinstance(name, str) for name in points):
+            raise ValueError("points must be a list of names")
+        hashes = told["sha256"]
+        if not isinstance(hashes, dict) or _RUNTIMES[told["format"]][0] not in hashes:
+            raise ValueError("the model has no sha256")
+    return told
+
+
+def _check_files(folder, hashes):
+    for name, expected in hashes.items():
+        with _naming(folder / name):
+            digest = hashlib.sha256()
+            with (folder / name).open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+        if digest.hexdigest() != expected:
+            raise Refused(f"{folder / name} is not as it was exported; copy or export it again.")
 
 
 def golden(folder):
     """Returns the inputs of the golden picture, and the outputs by name that it should give."""
-    with np.load(pathlib.Path(folder) / "golden.npz") as stored:
-        arrays = dict(stored)
-    return [arrays.pop(name) for name in ("image", "box") if name in arrays], arrays
+    path = pathlib.Path(folder) / "golden.npz"
+    with _naming(path):
+        with np.load(path) as stored:
+            arrays = dict(stored)
+        image, box = arrays.pop("image"), arrays.pop("box", None)
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise ValueError("it holds no picture")
+        if not {"maps", "coordinates"} & set(arrays):
+            raise ValueError("it holds nothing that the network gives")
+    return ([image] if box is None else [image, box]), arrays
+
+
+def examine(folder, predict):
+    """Lets a model read the golden picture, and returns what `compare` says."""
+    names = metadata(folder)["points"]
+    inputs, expected = golden(folder)
+    with _naming(f"{pathlib.Path(folder) / 'golden.npz'}, or the model beside it,"):
+        found = predict(*inputs)
+        for name, value in {"points": np.empty((len(names), 2)), **expected}.items():
+            if name not in found or found[name].shape != value.shape:
+                raise ValueError(f"{name} are not those of this model and its metadata.json")
+        return compare(found, expected, names)
 
 
 def compare(found, expected, names):
@@ -136,10 +206,10 @@ def _with_onnxruntime(folder, providers=("CPUExecutionProvider",)):
     return predict
 
 
-_RUNTIMES = {
-    "stablehlo": _with_jax,
-    "savedmodel": _with_tensorflow,
-    "onnx": _with_onnxruntime,
+_RUNTIMES = {  # by format, the file that must be there and what opens it
+    "stablehlo": ("model.stablehlo", _with_jax),
+    "savedmodel": ("saved_model/saved_model.pb", _with_tensorflow),
+    "onnx": ("model.onnx", _with_onnxruntime),
 }
 
 
@@ -153,21 +223,26 @@ def main():
     parser.add_argument("--image", help="a .npy file of uint8 RGB [H, W, 3]")
     parser.add_argument("--box", nargs=4, type=float, help="x0 y0 x1 y1, for models of boxes")
     options = parser.parse_args()
-    metadata = json.loads((HERE / "metadata.json").read_text())
-    names = metadata["points"]
+    try:
+        _report(options.image, options.box)
+    except Refused as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+
+
+def _report(image, box):
     predict = load(check=False)
-    inputs, expected = golden(HERE)
-    told = compare(predict(*inputs), expected, names)
+    told = examine(HERE, predict)
     print(f"golden picture: maps within {told['maps']:.2g}", end=", ")
     print(f"points within {told['pixels'].max():.2g} px")
     if told["swapped"]:
         print(f"took the other of two equal peaks: {', '.join(told['swapped'])}")
     if told["wrong"]:
         sys.exit(f"The model fails its golden check: {'; '.join(told['wrong'])}.")
-    if options.image:
-        box = [options.box] if options.box else []
-        found = predict(np.load(options.image), *box)
-        for name, (x, y) in zip(names, found["points"], strict=True):
+    if image:
+        with _naming(image):
+            found = predict(np.load(image), *([box] if box else []))
+        for name, (x, y) in zip(metadata(HERE)["points"], found["points"], strict=True):
             print(f"{name}\t{x:.2f}\t{y:.2f}")
 
 

@@ -7,7 +7,6 @@ al., JASA 2018). A network without maps has one yardstick for all: a pixel of it
 """
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -224,15 +223,14 @@ def load(folder: pathlib.Path, identity: str) -> Calibration | None:
     Raises:
       UserError: naming the file, if it is damaged.
     """
-    path = path_of(folder, identity)
+    path, remedy = path_of(folder, identity), "make it anew with python -m heatmap.calibration"
     if not path.is_file():
         return None
+    told = workdir.read_json(path, remedy)
     try:
-        return _from_json(json.loads(path.read_text()), identity)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(
-            f"{path} is no calibration ({error}); make it anew with python -m heatmap.calibration."
-        ) from error
+        return _from_json(told, identity)
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+        raise UserError(f"{path} is no calibration ({error}); {remedy}.") from error
 
 
 def load_for(folder: pathlib.Path, identity: str, boxed: bool) -> Calibration | None:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import pathlib
+import zipfile
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -294,5 +296,5 @@ def _kept(file: pathlib.Path) -> np.ndarray:
     try:
         with np.load(file) as arrays:
             return arrays["heatmaps"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{file} is no file of heatmaps ({error}); remove it.") from error

@@ -1,7 +1,6 @@
 """Finished runs, read from the files of their workdirs and brought to the same rows."""
 
 import dataclasses
-import json
 import math
 import pathlib
 from collections.abc import Sequence
@@ -74,7 +73,7 @@ def read_log(folder: pathlib.Path, config: Config) -> tuple[LogLine, ...]:
     if not path.is_file():
         return ()
     try:
-        lines = json.loads(path.read_text())[config.model.name]
+        lines = workdir.read_json(path, "remove it")[config.model.name]
         return tuple(
             LogLine(
                 int(line["epoch"]),
@@ -84,7 +83,7 @@ def read_log(folder: pathlib.Path, config: Config) -> tuple[LogLine, ...]:
             )
             for line in lines
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise UserError(f"{path} is no training log of ours ({error!r}); remove it.") from error
 
 
