@@ -27,12 +27,16 @@ flags.DEFINE_string("workdir", "", "Where results go; default: a new folder unde
 flags.DEFINE_string(
     "coordinator",
     "",
-    "Of several processes: HOST:PORT of the first, or 'auto' to ask Slurm, Open MPI or the TPU's "
-    "environment, which is done by itself where that says that there are several; 'none' keeps to "
-    "this one.",
+    "Of several processes: HOST:PORT of the first, or 'auto' to ask Slurm, Open MPI, the TPU's "
+    "environment or Kubernetes, which is done by itself where one of the first three says that "
+    "there are several; 'none' keeps to this one.",
 )
 flags.DEFINE_integer("processes", 1, "How many, with a --coordinator.")
-flags.DEFINE_integer("process", 0, "Which of them this is, from 0.")
+flags.DEFINE_integer(
+    "process",
+    None,
+    "Which of them this is, from 0; default: of a pod of an indexed Job in Kubernetes, its number.",
+)
 
 
 def parse_flags(arguments: list[str]) -> list[str]:

@@ -15,7 +15,7 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -63,6 +63,12 @@ class Result:
     def median(self) -> float:
         """Seconds of a unit of work, the median over turns."""
         return float(np.median(self.seconds))
+
+
+def between(values: Iterable[float]) -> str:
+    """Words the quartiles of what turns have come to, '12.1 – 13.4'."""
+    low, high = np.percentile(list(values), (25, 75))
+    return f"{low:,.3g} – {high:,.3g}"
 
 
 def hold(contestants: Sequence[Contestant], rounds: int) -> list[Result]:

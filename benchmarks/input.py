@@ -3,16 +3,19 @@
     python -m benchmarks.input
     python -m benchmarks.input --size 1080 1920 --count 64
     python -m benchmarks.input --step
+    python -m benchmarks.input --step --config=configs/sigma2.py
 
-Draws photographs into JPEG files, and reads them again and again with the augmentation of
-configs/beetles.py: from their files, decoded once and kept, and with the pixel work left to the
-device. grain and a torch DataLoader, of the extra `bench`, do the same pixel work with Pillow and
+Reads the training pictures of a config again and again with its augmentation: from their files,
+decoded once and kept, and with the pixel work left to the device. They are the config's own if it
+draws them itself or --config.data.root is given; otherwise photographs that are drawn into JPEG
+files. grain and a torch DataLoader, of the extra `bench`, do the same pixel work with Pillow and
 NumPy. Each contestant is a process of its own, and they take turns.
 
-With --step, the input feeds training steps of a frozen DINOv3 with a head, in turns with steps of
-the same process on one batch that lies on the devices, ready: what is added is what input costs.
+With --step, the input feeds training steps of the config's network, in turns with steps of the same
+process on one batch that lies on the devices, ready: what is added is what input costs.
 """
 
+import argparse
 import importlib.util
 import json
 import pathlib
@@ -31,11 +34,14 @@ from heatmap.config import Config
 from heatmap.errors import guard
 
 OURS = "tf.data"
-PEERS = {"torch": "torch DataLoader", "grain": "grain"}
-BATCH, WORKERS = 32, 2
+WORKERS = 2
+PEERS = {  # with what they call workers
+    "torch": f"torch DataLoader, {WORKERS} processes",
+    "grain": f"grain, {WORKERS} threads",
+}
+DRAWN = ("stick_figures", "specimens")  # data sets that draw themselves, into memory
 _BUFFERED = 8  # batches that any of the libraries holds ready, and more
-_CONFIG = (
-    "--config=configs/beetles.py",
+_PHOTOGRAPHS = (
     "--config.data.name=simple_json",
     "--config.data.measurements=()",
     "--config.data.split.method=hash",
@@ -44,8 +50,7 @@ _CONFIG = (
     "--config.eval.metrics=('error_px',)",
     "--config.train.best_metric=",
     "--config.model.backbone_init=random",
-    f"--config.train.batch_size={BATCH}",
-    f"--config.data.workers={WORKERS}",
+    "--config.train.batch_size=32",
 )
 
 
@@ -69,46 +74,62 @@ def draw_photographs(folder: pathlib.Path, count: int, size: tuple[int, int]) ->
     (folder / "train_annotations.json").write_text(json.dumps(labels))
 
 
+def flags_for(options: argparse.Namespace, config: Config, root: pathlib.Path) -> list[str]:
+    """Returns the flags of a config whose pictures are there, drawn into a folder if need be.
+
+    Args:
+      options: of the command line.
+      config: that it describes.
+      root: an empty folder.
+    """
+    flags = [f"--config={options.config}", f"--config.data.workers={WORKERS}"]
+    if config.data.root:
+        return flags
+    if config.data.name not in DRAWN:
+        draw_photographs(root, options.count, tuple(options.size))
+        flags += [*_PHOTOGRAPHS, *(["--config.train.batch_size=8"] if options.step else [])]
+    return [*flags, f"--config.data.root={root}"]
+
+
 def contestants(
-    root: pathlib.Path, seconds: float, steps: bool, overrides: Sequence[str]
+    flags: Sequence[str], root: pathlib.Path, seconds: float, steps: bool, in_memory: bool
 ) -> list[Contestant]:
     """Lists who takes part.
 
     Args:
-      root: folder of the photographs.
+      flags: of the config, for all.
+      root: a folder for caches.
       seconds: of a turn.
       steps: whether they take steps on the pictures, or only deliver them.
-      overrides: fields of the config for all.
+      in_memory: whether the pictures are there from the start, and not in files.
     """
 
-    def side(name: str, library: str, *flags: str) -> Contestant:
+    def side(name: str, library: str, *more: str) -> Contestant:
         command = [sys.executable, "-m", "benchmarks.input", f"--serve={library}"]
-        fields = [*_CONFIG, f"--config.data.root={root}", f"--seconds={seconds}"]
-        fields += [*flags, *overrides]
+        fields = [*more, *flags, f"--seconds={seconds}"]
         environment = {"XDG_CACHE_HOME": str(root / "caches")}
         if steps:
             environment |= KEPT_MEMORY
         return Contestant(name, [*command, *fields], environment)
 
     kept, device = "--config.data.cache=memory", "--config.augment.where=device"
+    first = f"{OURS}, from memory" if in_memory else f"{OURS}, from the files"
+    on_device = f"{OURS}, kept in memory, pixel work on the device"
     if steps:
-        small = "--config.train.batch_size=8"
-        lying = "--config.data.cache=device"
         return [
-            side(f"{OURS}, from the files", "steps", small),
-            side(f"{OURS}, kept in memory, pixel work on the device", "steps", small, kept, device),
-            side("on the device, pixel work too", "steps", small, lying, device),
+            side(first, "steps"),
+            side(on_device, "steps", kept, device),
+            side("on the device, pixel work too", "steps", "--config.data.cache=device", device),
         ]
-    sides = [
-        side(OURS, "tf"),
-        side(f"{OURS}, kept in memory", "tf", kept),
-        side(f"{OURS}, kept on disk", "tf", "--config.data.cache=disk"),
-        side(f"{OURS}, kept in memory, pixel work on the device", "tf", kept, device),
-    ]
+    sides = [side(first, "tf")]
+    if not in_memory:
+        sides += [
+            side(f"{OURS}, kept in memory", "tf", kept),
+            side(f"{OURS}, kept on disk", "tf", "--config.data.cache=disk"),
+        ]
+    sides += [side(on_device, "tf", kept, device)]
     sides += [
-        side(f"{name}, {WORKERS} workers", library)
-        for library, name in PEERS.items()
-        if importlib.util.find_spec(library)
+        side(name, library) for library, name in PEERS.items() if importlib.util.find_spec(library)
     ]
     return sides
 
@@ -122,7 +143,7 @@ def batches_of_ours(config: Config) -> Iterator[Any]:
     yield from batching.train_batches(records.take(split.rows["train"]), config, 0, 10**9)
 
 
-class Files:
+class Pictures:
     """The pictures for the other libraries: decoded, moved and recoloured by Pillow and NumPy."""
 
     def __init__(self, config: Config, length: int):
@@ -130,22 +151,26 @@ class Files:
         from input_pipeline import augment
 
         self._config, self._length = config, length
-        records, _ = input_pipeline.load(config.data)
-        self._files = records.files.tolist()
-        self._boxes = augment.source_boxes(records, config.data)
+        records, split = input_pipeline.load(config.data)
+        self._records = records.take(split.rows["train"])
+        self._boxes = augment.source_boxes(self._records, config.data)
+        changes = config.augment
+        self._recolours = any(
+            (changes.brightness, changes.contrast, changes.saturation, changes.hue)
+        )
 
     def __len__(self) -> int:
         """As many examples as are asked for: epochs run on."""
         return self._length
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """Returns an augmented picture, uint8 [H, W, 3]."""
-        from PIL import Image, ImageEnhance
+        """Returns an augmented picture, uint8 [H, W, C]."""
+        from PIL import Image
 
         from heatmap import geometry
         from input_pipeline import augment
 
-        epoch, row = divmod(int(index), len(self._files))
+        epoch, row = divmod(int(index), len(self._records))
         rng = np.random.default_rng([0, 1, epoch, row])
         size = self._config.data.image_size
         drawn = augment.draw(self._boxes[row], self._config.augment, size, rng)
@@ -154,37 +179,57 @@ class Files:
         half[:2, 2] = 0.5  # Pillow counts from the corner of the first pixel
         averaged_from_input = np.append(numbers, 1).reshape(3, 3)
         transform = (half @ averaged_from_input @ geometry.invert(half))[:2].ravel()
-        with Image.open(self._files[row]) as image:
+        with self._open(row) as image:
             moved = image.reduce((int(across), int(down))).transform(
                 size[::-1], Image.Transform.AFFINE, tuple(transform), Image.Resampling.BILINEAR
             )
-        for enhance, factor in zip(
-            (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color),
-            drawn.colour,
-            strict=False,
-        ):
-            moved = enhance(moved).enhance(float(factor))
-        hue, saturation, value = (np.asarray(part) for part in moved.convert("HSV").split())
-        turned = np.stack([hue + np.uint8(round(drawn.colour[3] * 255) % 256), saturation, value])
-        return np.array(Image.fromarray(turned.transpose(1, 2, 0), "HSV").convert("RGB"))
+        if self._recolours:
+            moved = _recoloured(moved, drawn.colour)
+        return np.array(moved).reshape(*size, -1)
+
+    def _open(self, row: int) -> Any:
+        """Opens a picture of Pillow, grey or in colours as the network sees it."""
+        from PIL import Image
+
+        mode = "L" if self._config.data.channels == 1 else "RGB"
+        if self._records.pixels is None:
+            return Image.open(self._records.files[row]).convert(mode)
+        pixels = self._records.pixels[row]
+        return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).convert(mode)
+
+
+def _recoloured(picture: Any, colour: np.ndarray) -> Any:
+    """Changes brightness, contrast, saturation and hue of a picture of Pillow."""
+    from PIL import Image, ImageEnhance
+
+    kinds = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+    for enhance, factor in zip(kinds, colour, strict=False):
+        picture = enhance(picture).enhance(float(factor))
+    if picture.mode == "L":
+        return picture
+    hue, saturation, value = (np.asarray(part) for part in picture.convert("HSV").split())
+    turned = np.stack([hue + np.uint8(round(colour[3] * 255) % 256), saturation, value])
+    return Image.fromarray(turned.transpose(1, 2, 0), "HSV").convert("RGB")
 
 
 def batches_of_torch(config: Config) -> Iterator[Any]:
     """Yields the batches of a torch DataLoader without end."""
     from torch.utils import data
 
-    files: Any = Files(config, 10**7)  # a torch Dataset by what it can do, not by its class
-    order = data.RandomSampler(files, replacement=True)
-    yield from data.DataLoader(files, BATCH, sampler=order, num_workers=WORKERS)
+    pictures: Any = Pictures(config, 10**7)  # a torch Dataset by what it can do, not by its class
+    order = data.RandomSampler(pictures, replacement=True)
+    size = config.train.batch_size
+    yield from data.DataLoader(pictures, size, sampler=order, num_workers=WORKERS)
 
 
 def batches_of_grain(config: Config) -> Iterator[Any]:
     """Yields the batches of grain without end."""
     import grain
 
-    source = grain.MapDataset.source(Files(config, 10**7)).shuffle(seed=0)
-    reading = grain.ReadOptions(num_threads=WORKERS, prefetch_buffer_size=4 * BATCH)
-    yield from source.to_iter_dataset(reading).batch(BATCH)
+    size = config.train.batch_size
+    source = grain.MapDataset.source(Pictures(config, 10**7)).shuffle(seed=0)
+    reading = grain.ReadOptions(num_threads=WORKERS, prefetch_buffer_size=4 * size)
+    yield from source.to_iter_dataset(reading).batch(size)
 
 
 LIBRARIES: dict[str, Callable[[Config], Iterator[Any]]] = {
@@ -221,7 +266,7 @@ def serve_steps(config: Config, seconds: float) -> None:
 
 def serve(library: str, config: Config, seconds: float) -> None:
     """Reads batches when it is told to."""
-    batches = LIBRARIES[library](config)
+    batches, size = LIBRARIES[library](config), config.train.batch_size
 
     def read(count: int) -> float:
         for _ in range(_BUFFERED):  # read ahead while others had their turn
@@ -229,34 +274,39 @@ def serve(library: str, config: Config, seconds: float) -> None:
         began = time.perf_counter()
         for _ in range(count):
             next(batches)
-        return (time.perf_counter() - began) / (count * BATCH)
+        return (time.perf_counter() - began) / (count * size)
 
-    count = max(4, round(seconds / (BATCH * read(_BUFFERED))))
+    count = max(4, round(seconds / (size * read(_BUFFERED))))
     contest.serve({"batches": count}, lambda: read(count))
 
 
-def rows(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """Lays out the results."""
+def rows(config: str, results: Sequence[Result]) -> list[dict[str, Any]]:
+    """Lays out the results of a config."""
     first = results[0]
     return [
         {
+            "config": config,
             "input": result.name,
             "images/s": 1 / result.median,
+            "quartiles": contest.between(1 / second for second in result.seconds),
             f"times {first.name}": first.median / result.median,
+            "seconds": result.seconds,
         }
         for result in results
     ]
 
 
-def step_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """Lays out what the input adds to a step."""
+def step_rows(config: str, results: Sequence[Result]) -> list[dict[str, Any]]:
+    """Lays out what the input adds to a step of a config's network."""
     return [
         {
+            "config": config,
             "training on": result.name,
             "ms a step on a ready batch": result.facts["ms"],
             "input, % of a step": 100 * (result.median - 1),
             "least": 100 * (min(result.seconds) - 1),
             "most": 100 * (max(result.seconds) - 1),
+            "times a ready batch": result.seconds,
         }
         for result in results
     ]
@@ -280,8 +330,8 @@ def draw(found: Sequence[Mapping[str, Any]], axes: Any) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Parses the command line, holds the contest and publishes it."""
     parser = output.parser("input", __doc__)
-    parser.add_argument("--size", nargs=2, type=int, default=(480, 640), help="height and width")
-    parser.add_argument("--count", type=int, default=128, help="photographs")
+    parser.add_argument("--size", nargs=2, type=int, default=(480, 640), help="of photographs")
+    parser.add_argument("--count", type=int, default=128, help="of photographs")
     parser.add_argument("--rounds", type=int, default=7, help="turns of each contestant")
     parser.add_argument("--seconds", type=float, default=2.0, help="of a turn")
     parser.add_argument("--step", action="store_true", help="what the input adds to a step")
@@ -296,15 +346,15 @@ def main(arguments: list[str] | None = None) -> None:
         return
     with tempfile.TemporaryDirectory() as name:
         root = pathlib.Path(name)
-        draw_photographs(root, options.count, tuple(options.size))
-        fields = command_line.fields_in(words)
-        sides = contestants(root, options.seconds, options.step, fields)
+        flags = [*flags_for(options, config, root), *command_line.fields_in(words)]
+        in_memory = config.data.name in DRAWN
+        sides = contestants(flags, root, options.seconds, options.step, in_memory)
         results = contest.hold(sides, options.rounds)
     if options.step:
-        added = step_rows(results)
+        added = step_rows(options.config, results)
         output.publish(options.out, "input_step", added, lambda axes: draw_steps(added, axes))
         return
-    found = rows(results)
+    found = rows(options.config, results)
     output.publish(options.out, "input", found, lambda axes: draw(found, axes))
 
 

@@ -32,7 +32,8 @@ def publish(out: pathlib.Path, name: str, rows: Sequence[Row], draw: Callable[[A
     Args:
       out: the folder.
       name: of the benchmark.
-      rows: with the same columns.
+      rows: with the same columns; what is a list, such as the seconds of each turn, is in the
+        JSON alone.
       draw: draws the rows into Matplotlib's axes.
     """
     print("\n".join(table(rows)), flush=True)
@@ -48,8 +49,8 @@ def publish(out: pathlib.Path, name: str, rows: Sequence[Row], draw: Callable[[A
 
 
 def table(rows: Sequence[Row]) -> list[str]:
-    """Lays out rows with the same columns as Markdown, numbers to three digits."""
-    columns = list(rows[0])
+    """Lays out rows with the same columns as Markdown, numbers to three digits, without lists."""
+    columns = [column for column, value in rows[0].items() if not isinstance(value, list)]
     lines = [" | ".join(columns), "|".join("---" for _ in columns)]
     lines += [" | ".join(_cell(row[column]) for column in columns) for row in rows]
     return [f"| {lines[0]} |", f"|{lines[1]}|", *(f"| {line} |" for line in lines[2:])]

@@ -3,9 +3,9 @@
     python -m benchmarks.predict
 
 Each contestant is a process of its own that runs the network forward and decodes, on pictures
-that lie in memory; all take short turns within one run. Ours decodes as its config says, with
-scores and entropy; the twin of PyTorch, which comes with the extra `bench`, takes the highest cell
-of each map.
+that lie in memory; all take short turns within one run. Ours is what `heatmap.predict` asks, and
+decodes as its config says, with scores and entropy; the twin of PyTorch, which comes with the
+extra `bench`, takes the highest cell of each map.
 """
 
 import importlib.util
@@ -42,8 +42,10 @@ def rows(name: str, batch: int, results: Sequence[Result]) -> list[dict[str, Any
             "model": f"{name}, {batch} at a time",
             "contestant": result.name,
             "ms": 1e3 * result.median,
+            "quartiles": contest.between(1e3 * second for second in result.seconds),
             "images/s": batch / result.median,
             f"times {REFERENCE}": reference.median / result.median if reference else float("nan"),
+            "seconds": result.seconds,
         }
         for result in results
     ]

@@ -15,17 +15,19 @@ from heatmap.errors import guard
 
 
 def stepper(options: argparse.Namespace, config: Config) -> Any:
-    """Builds what does the work, `step_jax.Stepper` or `step_torch.Stepper`."""
+    """Builds what does the work: a `Stepper`, or a `predict_jax.Reader`."""
     if options.library == "torch":
         from benchmarks import step_torch
 
         how = {name: getattr(options, name) for name in ("channels_last", "bf16", "compiled")}
         return step_torch.Stepper(config, **how)
-    from benchmarks import step_jax
+    from benchmarks import predict_jax, step_jax
     from heatmap import compilation, state
 
     compilation.keep()
     state.divide_cpu(config.train.batch_size)
+    if options.predict:
+        return predict_jax.Reader(config)
     return step_jax.Stepper(config, options.plain)
 
 

@@ -9,11 +9,15 @@ from typing import Any
 # Dense bfloat16 operations per second of a device as JAX counts them, by words of its name; the
 # first that fits. Volta and Turing have no bfloat16: theirs is float16.
 _PEAKS = {
+    "GB200": 2500e12,
     "B200": 2250e12,
+    "GH200": 989e12,
     "H200": 989e12,
     "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
     "H100": 989e12,
     "A100": 312e12,
+    "A30": 165e12,
     "L40S": 362e12,
     "L4": 121e12,
     "A10G": 70e12,
@@ -22,6 +26,8 @@ _PEAKS = {
     "T4": 65e12,
     "RTX 4090": 165e12,
     "RTX 3090": 71e12,
+    "MI300X": 1307e12,
+    "TPU7x": 1153.5e12,  # of one of the two cores, as below
     "TPU v6 lite": 918e12,
     "TPU v5 lite": 197e12,
     "TPU v5p?": 459e12,

@@ -5,16 +5,19 @@ same steps. Only the first writes files other than checkpoints, and prints.
 """
 
 import contextlib
+import functools
 import hashlib
 import os
 import pathlib
 import re
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 
 import jax
 import numpy as np
+from jax._src.clusters import cloud_tpu_cluster  # JAX asks it, and tells nobody
 from jax.experimental import multihost_utils
 
 from heatmap.errors import UserError
@@ -23,6 +26,11 @@ AUTO, NONE = "auto", "none"
 # How many processes a launcher says that it has started; JAX asks the same launchers for the rest.
 # Slurm names a job's tasks also where `srun` has not started them; those of a step are running.
 _COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+# The hosts of a slice of TPUs on GKE, where JAX looks for them, and how many slices there are.
+_TPU_HOSTS, _TPU_SLICES = ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES"), "MEGASCALE_NUM_SLICES"
+# An indexed Job of Kubernetes numbers its pods, but does not say how many there are, nor whether
+# they belong together.
+_KUBERNETES, _POD = "KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"
 # Failures that are of this process alone, whatever the others do.
 _OWN = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")
 _SEEN_SECONDS = 60.0  # after which a network file system shows a new file everywhere
@@ -31,26 +39,29 @@ _MEET_SECONDS, _MEET_STEPS = 5.0, 100
 _SHUTDOWN_SECONDS = 30  # that a process waits for the others when it ends
 
 
-def join(coordinator: str, count: int, index: int) -> None:
+def join(coordinator: str, count: int, index: int | None = None) -> None:
     """Meets the other processes, if there are any; to be called before JAX looks for devices.
 
     Args:
       coordinator: 'HOST:PORT' of the first process; 'auto' to ask Slurm, Open MPI, Cloud TPU or
-        GKE; '' to do so only where the environment speaks of several processes; 'none' for never.
+        Kubernetes; '' to do so only where the environment speaks of several processes; 'none' for
+        never.
       count: of all processes, where `coordinator` is an address.
-      index: of this one, from 0.
+      index: of this one, from 0; None for that of its pod in an indexed Job of Kubernetes, else 0.
 
     Raises:
       UserError: for numbers that make no sense, or if the others cannot be reached.
     """
     if coordinator in ("", AUTO, NONE):
-        if (count, index) != (1, 0):
+        if count != 1 or index:
             raise UserError("--processes and --process need --coordinator=HOST:PORT as well.")
         if coordinator == AUTO or (not coordinator and announced() > 1):
             _initialise()
         return
     if not re.fullmatch(r".+:\d+", coordinator):
         raise UserError(f"--coordinator={coordinator}: say HOST:PORT of the first process.")
+    if index is None:
+        index = _of_pod()
     if not 0 <= index < count:
         raise UserError(f"--process={index} is none of {count}; they are numbered from 0.")
     if count > 1:
@@ -69,9 +80,34 @@ def expected(coordinator: str, count: int) -> int:
 
 def announced() -> int:
     """Returns how many processes the environment says that a launcher has started, 1 if none."""
-    counts = [os.environ.get(name, "") for name in _COUNTS]
-    hosts = len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(","))
-    return max(hosts, *(int(count) for count in counts if count.isdigit()), 1)
+    counts = [_number(name) for name in _COUNTS]
+    hosts = next((os.environ[name] for name in _TPU_HOSTS if name in os.environ), None)
+    if hosts is None:
+        counts.append(_of_tpu_vms())
+    else:
+        counts.append(len(hosts.split(",")) * max(1, _number(_TPU_SLICES)))
+    return max(*counts, 1)
+
+
+def _number(name: str) -> int:
+    """Reads a variable of the environment, 0 if it is no number."""
+    text = os.environ.get(name, "")
+    return int(text) if text.isdigit() else 0
+
+
+@functools.cache
+def _of_tpu_vms() -> int:
+    """Asks the metadata server of a Cloud TPU VM for the size of its slices, as JAX will."""
+    try:
+        cluster = cloud_tpu_cluster.GceTpuCluster
+        return cluster.get_process_count() if cluster.is_env_present() else 0
+    except (OSError, RuntimeError, ImportError):  # there is no such server
+        return 0
+
+
+def _of_pod() -> int:
+    """Returns the number of this pod in an indexed Job of Kubernetes, 0 elsewhere."""
+    return _number(_POD) if _KUBERNETES in os.environ else 0
 
 
 def is_first() -> bool:
@@ -198,14 +234,18 @@ def _devices_of_slurm() -> list[int] | None:
 
 def _initialise(**settings) -> None:
     try:
-        jax.distributed.initialize(
-            local_device_ids=_devices_of_slurm(),
-            shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
-            **settings,
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Kubernetes environment detected")  # said below
+            jax.distributed.initialize(
+                local_device_ids=_devices_of_slurm(),
+                shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
+                **settings,
+            )
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
+        pods = _KUBERNETES in os.environ and "coordinator_address" not in settings
+        instead = " or, for --coordinator=auto, install the package kubernetes" if pods else ""
         raise UserError(
             f"The processes cannot meet ({reason:.200}); give each --coordinator=HOST:PORT of the "
-            "first, --processes=N and its own --process=I."
+            f"first, --processes=N and its own --process=I{instead}."
         ) from error

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from heatmap.config import Config
 
 T = TypeVar("T")
-INPUT = "input"
+INPUT, TRANSFER = "input", "transfer"
 
 
 class Progress:
@@ -22,17 +22,19 @@ class Progress:
         where that is not known.
     """
 
-    def __init__(self, first: int, steps: int, config: Config, peak: float):
+    def __init__(self, first: int, steps: int, config: Config, peak: float, counts: bool = False):
         """Begins to count.
 
         Args:
           first: the steps that have been taken already.
           steps: of the whole run.
-          config: its batch size, and how often it speaks.
+          config: its batch size and precision, and how often it speaks.
           peak: operations per second that the devices can do, 0 where that is not known.
+          counts: whether operations are to be counted even so.
         """
         self.work: float | None = None
-        self._first, self._steps, self._config, self._peak = first, steps, config, peak
+        self._first, self._steps, self._config = first, steps, config
+        self._peak, self._counts = peak, counts
         self._began = self._shown = time.monotonic()
         self._shown_step = first
         self._waited: dict[str, float] = {}
@@ -42,8 +44,8 @@ class Progress:
 
     @property
     def wants_work(self) -> bool:
-        """Whether to find out how much work a step is, because the devices' peak is known."""
-        return bool(self._peak) and self.work is None
+        """Whether to find out how much work a step is."""
+        return (self._counts or bool(self._peak)) and self.work is None
 
     def each(self, batches: Iterable[T]) -> Iterator[T]:
         """Passes batches on, and notes how long each was waited for."""
@@ -79,8 +81,8 @@ class Progress:
 
         Returns:
           The numbers, to be logged: images per second, the share of the time that the loop has
-          waited for each, and operations per second where a step's are known; none if no step was
-          taken since.
+          waited for each, operations per second where a step's are known, and their share of a
+          known peak; none if no step was taken since.
         """
         now = time.monotonic()
         seconds, steps = now - self._shown, step - self._shown_step
@@ -93,7 +95,8 @@ class Progress:
             numbers |= {f"speed/waits_for_{what}": share for what, share in waits.items()}
             if self.work:
                 numbers["speed/flop_per_s"] = rate * self.work
-                numbers["speed/share_of_peak"] = rate * self.work / self._peak
+                if self._peak:
+                    numbers["speed/share_of_peak"] = rate * self.work / self._peak
         self.goes_on(step)
         if self._bar is not None:
             shown: dict[str, Any] = {"loss": f"{loss:.3g}"}
@@ -114,10 +117,19 @@ class Progress:
         if "speed/images_per_s" in numbers:
             parts.append(f"{numbers['speed/images_per_s']:.0f} images/s")
         if "speed/flop_per_s" in numbers:
-            tera, share = numbers["speed/flop_per_s"] / 1e12, numbers["speed/share_of_peak"]
-            parts.append(f"{tera:.3g} TFLOP/s, {share:.0%} of the bf16 peak")
+            parts.append(
+                f"{numbers['speed/flop_per_s'] / 1e12:.3g} TFLOP/s{self._of_peak(numbers)}"
+            )
         parts += [f"waits for {what} {share:.0%}" for what, share in waits.items()]
         return "  ".join([*parts, f"{left} left"])
+
+    def _of_peak(self, numbers: dict[str, float]) -> str:
+        """Words the share of the peak, which is one of bfloat16 whatever the run computes in."""
+        if "speed/share_of_peak" not in numbers:
+            return ""
+        precision = self._config.model.dtype
+        other = "" if precision == "bfloat16" else f", in {precision}"
+        return f", {numbers['speed/share_of_peak']:.0%} of the bf16 peak{other}"
 
     def goes_on(self, step: int) -> None:
         """Begins to measure anew after a step, so that what was no training does not count."""

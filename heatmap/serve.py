@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from heatmap import compilation
+from heatmap import compilation, state, workdir
 from heatmap.errors import UserError, guard
 from heatmap.inference import batches, predictor, scales, tables, uncertainty
 from heatmap.inference.instances import Instances
@@ -240,6 +240,7 @@ def main(arguments: list[str] | None = None) -> None:
     if not (options.megabytes > 0 and options.seconds > 0 and 0 <= options.port < 65536):
         raise UserError("--megabytes and --seconds are positive, and --port is below 65536.")
     compilation.keep()
+    state.divide_cpu(workdir.read_config(options.workdir[0]).eval.batch_size)
     model = predictor.open_all(options.workdir, options.flip)
     calibration = uncertainty.load_for(options.workdir[0], model.identity(), boxed=False)
     meaning = Meaning(model.points, model.config, calibration, Scales())

@@ -6,11 +6,13 @@ what is measured in `evaluate`.
 
 import contextlib
 import dataclasses
+import functools
 import math
 import pathlib
 import signal
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +32,6 @@ from heatmap import (
     prediction_table,
     processes,
     workdir,
-    writers,
 )
 from heatmap import config as config_lib
 from heatmap import run as run_lib
@@ -39,11 +40,11 @@ from heatmap import step as step_lib
 from heatmap.checkpoint import BEST, LATEST, Checkpoints
 from heatmap.config import Config
 from heatmap.errors import UserError
-from heatmap.progress import Progress
+from heatmap.progress import TRANSFER, Progress
 from heatmap.report import sheet
 from heatmap.startup import Startup
 from heatmap.state import TrainState
-from input_pipeline import batching
+from input_pipeline import batching, host
 
 
 def train(config: Config, folder: pathlib.Path, startup: Startup | None = None) -> dict[str, float]:
@@ -107,7 +108,6 @@ class Trainer:
             workdir.claim(folder, config)
         processes.all_see(folder / workdir.CONFIG)
         self.latest, self.best = (Checkpoints(folder, kind, clean=True) for kind in (LATEST, BEST))
-        self.writer = writers.create(folder, config)
         self.meta: checkpoint.Meta = {
             "config": dataclasses.asdict(config),
             "points": records.points.to_json(),
@@ -126,6 +126,15 @@ class Trainer:
         self.meetings = processes.Meetings(int(self.state.step))
         if startup:
             startup.ends("weights")
+
+    @functools.cached_property
+    def writer(self) -> Any:
+        """Where numbers go, opened when there are some: its libraries load TensorFlow."""
+        host.load()
+        from heatmap import writers
+
+        created = writers.create(self.folder, self.config)
+        return self.opened.enter_context(contextlib.closing(created))
 
     def _start(self, split_sha256: str) -> TrainState:
         """Makes the first state, or restores the newest."""
@@ -173,7 +182,7 @@ class Trainer:
         with (
             jax.set_mesh(self.run.mesh),
             asked_to_stop(self._ask_to_stop),
-            contextlib.closing(self.writer),
+            contextlib.ExitStack() as self.opened,
         ):
             self._write_log()
             if first < self.steps:
@@ -198,9 +207,12 @@ class Trainer:
 
     def _loop(self, first: int) -> None:
         config, records = self.config, self.splits["train"]
+        writer = self.writer  # opened before the first step: what it lacks should be known soon
         kept = self.features.get("train")
         batches = batching.train_batches(records, config, first, self.steps, kept)
-        progress = Progress(first, self.steps, config, hardware.peak(jax.devices()))
+        devices = jax.devices()
+        counts = devices[0].platform != "cpu"  # where tracing the step once more takes seconds
+        progress = Progress(first, self.steps, config, hardware.peak(devices), counts)
         pending = None  # the steps before: they are looked at while the next ones compute
         began = True
         for step, group in self._groups(progress.each(batches), first, progress):
@@ -222,14 +234,14 @@ class Trainer:
             if due or leaving or progress.is_due(step) or self._save_is_due(step):
                 with progress.waits("devices"):
                     self._check_finite(*pending)
-                loss = float(told.loss[-1])
+                loss = float(np.atleast_1d(told.loss)[-1])
                 numbers = {
                     "train/loss": loss,
-                    "train/oob_points_frac": float(told.outside[-1]),
+                    "train/oob_points_frac": float(np.atleast_1d(told.outside)[-1]),
                     "learning_rate": float(self.schedule(step - 1)),
                     **progress.show(step, loss),
                 }
-                self.writer.write_scalars(step, numbers)
+                writer.write_scalars(step, numbers)
             if due:
                 self._validate(step, progress)
             if due or leaving or self._save_is_due(step):
@@ -259,21 +271,25 @@ class Trainer:
                 group = []
 
     def _take(self, group: list[batching.Batch], progress: Progress) -> step_lib.Told:
-        """Takes the steps of a group, and returns what they say of themselves, [n] each."""
+        """Takes the steps of a group, and returns what they say of themselves, [n] if several."""
         if progress.wants_work:
             shown = batching.to_devices(group[0], state_lib.sharded(self.run.mesh))
             arguments = (self.state, shown, self.resident)
             progress.work = step_lib.work_of(self.run, self.optimiser, *arguments)
         if 1 < len(group) == self.config.train.steps_per_dispatch:
             stacked = {name: np.stack([batch[name] for batch in group]) for name in group[0]}
-            moved = batching.to_devices(stacked, state_lib.sharded(self.run.mesh, axis=1))
+            with progress.waits(TRANSFER):
+                moved = batching.to_devices(stacked, state_lib.sharded(self.run.mesh, axis=1))
             self.state, told = self.train_steps(self.state, moved, self.resident)
             return told
         each = []  # for a shorter group no program is compiled of its own
         for batch in group:
-            moved = batching.to_devices(batch, state_lib.sharded(self.run.mesh))
+            with progress.waits(TRANSFER):
+                moved = batching.to_devices(batch, state_lib.sharded(self.run.mesh))
             self.state, told = self.train_step(self.state, moved, self.resident)
             each.append(told)
+        if len(each) == 1:
+            return each[0]
         return jax.tree.map(lambda *arrays: jnp.stack(arrays), *each)
 
     def _validate(self, step: int, progress: Progress) -> None:
@@ -399,14 +415,14 @@ class Trainer:
 
         Args:
           last: of the steps.
-          told: by them.
+          told: by them, [n] if several.
           rows: of the records in the batch of each.
         """
-        finite = np.asarray(told.finite)
+        finite = np.atleast_1d(told.finite)
         if finite.all():
             return
         which = int(np.argmin(finite))
-        step, loss = last - len(rows) + 1 + which, told.loss[which]
+        step, loss = last - len(rows) + 1 + which, np.atleast_1d(told.loss)[which]
         ids = ", ".join(self.splits["train"].ids[rows[which]])
         saved = self.latest.step()
         kept = f"The last good checkpoint is of step {saved}" if saved else "There is no checkpoint"

@@ -6,35 +6,22 @@ of its name in `data.root`.
 """
 
 import dataclasses
+import importlib
 import os
+from collections.abc import Callable
 
-# TensorFlow reads these once, when it is first imported.
+# TensorFlow reads these once, when it is first imported, by `host` or a library.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-
-import tensorflow as tf
 
 from heatmap.config import DataConfig
 from heatmap.errors import UserError
 from heatmap.fields import choose
-from input_pipeline import (
-    beetlepalooza,
-    biorepo,
-    coco,
-    deeplabcut,
-    hawaii,
-    pictures,
-    simple_json,
-    specimens,
-    stick_figures,
-)
+from input_pipeline import pictures
 from input_pipeline.records import Records, mix
 from input_pipeline.splits import Split, make_split
 
 __all__ = ["DATASETS", "Records", "Split", "load", "make_split", "read", "read_parts"]
-
-# TensorFlow only feeds data; left alone it would take the accelerator's memory from JAX.
-tf.config.set_visible_devices([], "GPU")
 
 
 def load(config: DataConfig) -> tuple[Records, Split]:
@@ -81,7 +68,7 @@ def read_parts(config: DataConfig) -> dict[str, Records]:
       UserError: as `read` does, but for what concerns the mixture.
     """
     names = config.name.split("+")
-    readers = {name: choose(DATASETS, name, "data.name") for name in names}
+    readers = {name: _reader(choose(DATASETS, name, "data.name")) for name in names}
     if len(readers) < len(names):
         raise UserError(f"data.name={config.name!r} names a data set twice; name each once.")
     if len(names) == 1:
@@ -97,13 +84,20 @@ def read_parts(config: DataConfig) -> dict[str, Records]:
     }
 
 
+def _reader(place: str) -> Callable[[DataConfig], Records]:
+    """Imports a reader from where it stands, 'module:function'."""
+    module, function = place.split(":")
+    return getattr(importlib.import_module(module), function)
+
+
+# Where the readers stand; only the one that is used is imported, with the libraries it needs.
 DATASETS = {
-    "stick_figures": stick_figures.read,
-    "specimens": specimens.read,
-    "simple_json": simple_json.read,
-    "coco": coco.read,
-    "deeplabcut": deeplabcut.read,
-    "hawaii": hawaii.read,
-    "beetlepalooza": beetlepalooza.read,
-    "biorepo": biorepo.read,
+    "stick_figures": "input_pipeline.stick_figures:read",
+    "specimens": "input_pipeline.specimens:read",
+    "simple_json": "input_pipeline.simple_json:read",
+    "coco": "input_pipeline.coco:read",
+    "deeplabcut": "input_pipeline.deeplabcut:read",
+    "hawaii": "input_pipeline.hawaii:read",
+    "beetlepalooza": "input_pipeline.beetlepalooza:read",
+    "biorepo": "input_pipeline.biorepo:read",
 }

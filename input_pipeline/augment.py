@@ -9,13 +9,12 @@ the pixels once.
 import dataclasses
 
 import numpy as np
-import tensorflow as tf
 
 from heatmap import geometry
+from heatmap.colour import GREY
 from heatmap.config import AugmentConfig, DataConfig
+from input_pipeline.host import tf
 from input_pipeline.records import Records
-
-GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma, the weights of greyscale
 
 
 @dataclasses.dataclass(frozen=True)

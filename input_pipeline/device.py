@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from heatmap import geometry
+from heatmap.colour import GREY
 from heatmap.config import AugmentConfig, Config
-from input_pipeline.augment import GREY
 
 
 def render(

@@ -18,13 +18,13 @@ from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import tensorflow as tf
 from tqdm import tqdm
 
 from heatmap import caches, geometry, hardware
 from heatmap.config import DataConfig
 from heatmap.errors import UserError
 from input_pipeline import augment, images
+from input_pipeline.host import tf
 from input_pipeline.records import Records
 
 MEMORY, DISK, DEVICE = "memory", "disk", "device"

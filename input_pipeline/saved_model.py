@@ -8,12 +8,10 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
-import tensorflow as tf
-import tensorflow.experimental.numpy as tnp
-
 from heatmap import axes
 from heatmap.config import DataConfig
 from input_pipeline import augment, pictures
+from input_pipeline.host import tf
 
 
 def write(
@@ -53,10 +51,10 @@ def read(image, box, config: DataConfig):
       (pixels [h, w, C] float32, whole numbers; original_from_input [3, 3] float32).
     """
     if box:
-        down, across = axes.of_box(tf.cast(box[0], tf.float64), config, tnp)
+        down, across = axes.of_box(tf.cast(box[0], tf.float64), config, tf.experimental.numpy)
     else:
         sides = tf.unstack(tf.cast(tf.shape(image), tf.int64))
-        down, across = axes.of_picture(sides[0], sides[1], config, tnp)
+        down, across = axes.of_picture(sides[0], sides[1], config, tf.experimental.numpy)
     factors = tf.stack([tf.cast(axis.factor, tf.int32) for axis in (down, across)])
     transform = _numbers([[across.step, 0, across.start], [0, down.step, down.start], [0, 0]])
     image = pictures.in_channels(image, config.channels)

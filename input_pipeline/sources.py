@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
-import tensorflow as tf
 
 from heatmap import geometry, hardware
 from heatmap.config import Config
 from heatmap.errors import UserError
 from input_pipeline import augment, batching, images, labels, pictures, video
+from input_pipeline.host import tf
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
 VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".ogv", ".ts")

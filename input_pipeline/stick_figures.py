@@ -28,6 +28,7 @@ from heatmap import geometry
 from heatmap.config import DataConfig
 from heatmap.errors import UserError
 from heatmap.keypoints import KeypointSet
+from input_pipeline import host
 from input_pipeline.meaning import with_config
 from input_pipeline.records import Records
 
@@ -234,6 +235,7 @@ def _prepared(root: str, arms: str) -> StickFigures:
     TFDS writes to a folder of a random name and renames it. Of two processes that do so at once,
     the slower one fails at the rename, and can read what the faster one has written.
     """
+    host.load()  # before TFDS does
     data_dir = os.path.expanduser(root) or None
     tfds.disable_progress_bar()
     offline = tfds.download.DownloadConfig(try_download_gcs=False)

@@ -111,6 +111,27 @@ def test_numbers_keep_three_digits(value, text):
     assert output.table([{"n": value}])[2] == f"| {text} |"
 
 
+def test_what_each_turn_took_is_kept_and_not_shown(tmp_path, capsys):
+    rows = [{"name": "a", "s": 2.0, "seconds": [1.0, 2.0, 3.0]}]
+    output.publish(tmp_path, "name", rows, lambda axes: None)
+    assert capsys.readouterr().out.splitlines()[0] == "| name | s |"
+    assert json.loads((tmp_path / "name.json").read_text())["rows"] == rows
+    assert contest.between([1, 2, 3, 4, 5]) == "2 – 4"
+
+
+def test_turns_of_predictions_and_of_input_are_kept():
+    result = Result("x", {"ms": 3.0}, [0.1, 0.3])
+    assert predict.rows("unet", 8, [result])[0]["seconds"] == [0.1, 0.3]
+    (row,) = input_benchmark.rows("configs/a.py", [result])
+    assert (row["config"], row["seconds"], row["quartiles"]) == (
+        "configs/a.py",
+        [0.1, 0.3],
+        "5 – 8.33",
+    )
+    (row,) = input_benchmark.step_rows("configs/a.py", [result])
+    assert (row["config"], row["times a ready batch"]) == ("configs/a.py", [0.1, 0.3])
+
+
 def test_steps_are_compared_with_the_reference_and_the_peak():
     ours = Result(train_step.OURS, {"work": 4e9, "peak": 1e11}, [0.5, 0.1, 0.2])
     theirs = Result(train_step.REFERENCE, {}, [0.4])
@@ -171,6 +192,18 @@ def test_the_input_feeds_steps(tmp_path):
     assert len(fed) == 3
     assert all(row["ms a step on a ready batch"] > 0 for row in fed)
     assert all(-100 < row["input, % of a step"] < np.inf for row in fed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("step", "count"), [([], 2), (["--step"], 3)])
+def test_pictures_that_a_config_draws_itself_are_read(tmp_path, step, count):
+    config = ["--config=configs/sigma2.py", "--config.train.batch_size=2"]
+    turns = ["--rounds", "1", "--seconds", "0.01", f"--out={tmp_path}"]
+    input_benchmark.main([*config, *turns, *step])
+    (path,) = tmp_path.glob("*.json")
+    rows = json.loads(path.read_text())["rows"]
+    assert len(rows) >= count
+    assert {row["config"] for row in rows} == {"configs/sigma2.py"}
 
 
 @pytest.mark.slow

@@ -8,11 +8,14 @@ read from the files. Imports inside functions count as well.
 
 import ast
 import functools
+import os
 import pathlib
 import subprocess
 import sys
 
 import pytest
+
+import input_pipeline
 
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGES = ("heatmap", "input_pipeline", "configs", "launch", "benchmarks")
@@ -26,6 +29,7 @@ GROUND = {
     "keypoints",
     "geometry",
     "axes",
+    "colour",
     "hardware",
     "targets",
 }
@@ -229,12 +233,41 @@ def loaded_by(*modules):
     return set(process.stdout.split())
 
 
-def test_tensorflow_is_loaded_only_when_data_are_needed():
-    """It costs seconds; commands that find their run to be complete do without."""
+@pytest.mark.parametrize("name", PIPELINE)
+def test_the_input_pipeline_loads_tensorflow_in_one_place(name):
+    """Which keeps it off the accelerators: it would take their memory."""
+    users = {"input_pipeline.host", "input_pipeline.batching"}  # and what loads it hides them
+    assert ("tensorflow" in {m.split(".")[0] for m in imports_of(name)}) == (name in users)
+
+
+def test_data_are_not_needed_to_evaluate_what_is_evaluated():
     modules = [n for n in HEATMAP if room(n) in ("parts", "run")]
     loaded = loaded_by(*[n for n in modules if n != "heatmap.writers"], "heatmap.evaluate")
     assert "jax" in loaded
     assert not loaded & {"tensorflow", "tensorflow_datasets", "input_pipeline"}
+
+
+def test_tensorflow_is_loaded_only_when_pictures_are_needed():
+    """It costs seconds; a step and the labels of a data set do without."""
+    readers = {place.split(":")[0] for place in input_pipeline.DATASETS.values()}
+    commands = ("heatmap.step", "input_pipeline.check")
+    loaded = loaded_by(*commands, "input_pipeline.specimen_files", *sorted(readers))
+    assert "input_pipeline" in loaded
+    assert "tensorflow" not in loaded
+
+
+def test_tensorflow_never_sees_an_accelerator():
+    code = (
+        "import os, sys, unittest.mock\n"
+        "sys.modules['tensorflow'] = unittest.mock.Mock()\n"
+        "import input_pipeline.batching\n"
+        "assert os.environ['TF_CPP_MIN_LOG_LEVEL'] == '3'\n"
+        "assert os.environ['TF_ENABLE_ONEDNN_OPTS'] == '0'\n"
+        "input_pipeline.augment.tf.constant\n"
+        "sys.modules['tensorflow'].config.set_visible_devices.assert_called_once_with([], 'GPU')\n"
+    )
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("TF_")}
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=bare)
 
 
 def test_the_ground_floor_loads_no_framework():

@@ -6,7 +6,10 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import time
+import warnings
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -26,6 +29,7 @@ from tests.test_main import ROOT, SMALL, command
         (("somewhere", 2, 0), "--coordinator=somewhere: say HOST:PORT"),
         (("host:1234", 2, 2), "--process=2 is none of 2"),
         (("host:1234", 2, -1), "--process=-1 is none of 2"),
+        (("none", 1, 1), "--coordinator=HOST:PORT"),
     ],
 )
 def test_mistakes_are_one_sentence(arguments, words):
@@ -38,17 +42,23 @@ class Asked(Exception):
 
 
 @pytest.fixture
-def asked(monkeypatch):
+def bare(monkeypatch):
+    """An environment that no launcher has made."""
+    launchers = ("SLURM_", "OMPI_", "TPU_", "MEGASCALE_", "KUBERNETES_", "JOB_COMPLETION_")
+    for name in list(os.environ):
+        if name.startswith(launchers):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def asked(monkeypatch, bare):
     """What JAX is asked for, in place of meeting anybody."""
 
     def initialize(**settings):
         raise Asked(settings)
 
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
-    for name in list(os.environ):
-        if name.startswith(("SLURM_", "OMPI_", "TPU_")):
-            monkeypatch.delenv(name)
-    return lambda *arguments: processes.join(*(arguments or ("", 1, 0)))
+    return lambda *arguments: processes.join(*(arguments or ("", 1)))
 
 
 def test_one_process_meets_nobody(asked, monkeypatch):
@@ -68,6 +78,8 @@ def test_one_process_meets_nobody(asked, monkeypatch):
         {"SLURM_STEP_NUM_TASKS": "2"},
         {"OMPI_COMM_WORLD_SIZE": "4"},
         {"TPU_WORKER_HOSTNAMES": "a.svc,b.svc"},
+        {"TPU_PROCESS_ADDRESSES": "a.svc:8476,b.svc:8476", "TPU_WORKER_HOSTNAMES": "localhost"},
+        {"TPU_WORKER_HOSTNAMES": "localhost", "MEGASCALE_NUM_SLICES": "2"},
     ],
 )
 def test_launchers_are_believed(asked, monkeypatch, environment):
@@ -93,15 +105,65 @@ def test_the_one_task_of_a_slurm_node_has_all_its_gpus(asked, monkeypatch):
     assert found.value.args[0]["local_device_ids"] is None
 
 
-def test_a_launcher_says_how_many_there_are(monkeypatch):
-    for name in list(os.environ):
-        if name.startswith(("SLURM_", "OMPI_", "TPU_")):
-            monkeypatch.delenv(name)
+def test_a_launcher_says_how_many_there_are(bare, monkeypatch):
     assert processes.announced() == 1
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
     assert processes.announced() == 4
     monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "a,b,c,d,e")
     assert processes.announced() == 5
+    monkeypatch.setenv("MEGASCALE_NUM_SLICES", "3")
+    assert processes.announced() == 15
+
+
+def test_a_tpu_vm_is_asked_for_the_others_of_its_slice(asked, monkeypatch):
+    """Its environment is silent; the metadata server of the cloud knows."""
+    told = {
+        "agent-worker-number": "1",
+        "worker-network-endpoints": "a,b,c,d",
+        "tpu-env": "ZONE: 'x'",
+    }
+    cloud = processes.cloud_tpu_cluster
+    monkeypatch.setattr(cloud, "running_in_cloud_tpu_vm", True)
+    monkeypatch.setattr(cloud, "get_metadata", lambda key: (told[key], 200))
+    processes._of_tpu_vms.cache_clear()
+    assert processes.announced() == 4
+    with pytest.raises(Asked):
+        asked()
+    processes._of_tpu_vms.cache_clear()
+
+    def unreachable(key):
+        raise OSError("no such server")
+
+    monkeypatch.setattr(cloud, "get_metadata", unreachable)
+    assert processes.announced() == 1
+    processes._of_tpu_vms.cache_clear()
+
+
+def test_a_pod_of_an_indexed_job_knows_its_number(asked, monkeypatch):
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "2")
+    with pytest.raises(Asked) as found:
+        asked("host:1234", 3)  # a name that means nothing outside Kubernetes
+    assert found.value.args[0]["process_id"] == 0
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    with pytest.raises(Asked) as found:
+        asked("host:1234", 3)
+    assert found.value.args[0]["process_id"] == 2
+    with pytest.raises(Asked) as found:
+        asked("host:1234", 3, 0)  # what is said counts
+    assert found.value.args[0]["process_id"] == 0
+    asked()  # the pods of a sweep have numbers too
+    with pytest.raises(UserError, match="--process=2 is none of 2"):
+        asked("host:1234", 2)
+
+
+def test_kubernetes_is_asked_by_a_package(bare, monkeypatch):
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setitem(sys.modules, "kubernetes", None)  # not installed
+    with (
+        warnings.catch_warnings(action="error"),
+        pytest.raises(UserError, match=r"--process=I or, for --coordinator=auto, install the pack"),
+    ):
+        processes.join("auto", 1)
 
 
 def test_what_the_others_say_is_compared(monkeypatch):
@@ -143,10 +205,12 @@ def test_a_failure_of_one_process_alone_is_its_own(monkeypatch, others, message)
         raise jax.errors.JaxRuntimeError(message)
 
 
-# Steps so small that rounding cannot grow: each loss then tells which examples it was made of.
+# Plain gradient descent, whose steps are as large as the gradients are and move the loss by a
+# fifth, while rounding grows little: Adam would take the same steps along gradients half as large.
 STEPS = [
-    *(a for a in SMALL if "every" not in a),
-    "--config.optim.learning_rate=1e-6",
+    *(a for a in SMALL if "every" not in a and "tensorboard" not in a),
+    "--config.optim.name=sgd",
+    "--config.optim.learning_rate=3e-3",
     "--config.train.eval_every_steps=12",
     "--config.log.every_steps=1",
     "--config.data.verify=False",
@@ -171,15 +235,17 @@ def wait_for(line: str, folder, process) -> None:
         time.sleep(0.05)
 
 
-def start(root, folder, count: int, devices: int, *last: str) -> list[subprocess.Popen]:
+def start(
+    root, folder, count: int, devices: int, *last: str, each: Sequence[str] = ()
+) -> list[subprocess.Popen]:
     """Starts the processes of one run; what each prints goes to FOLDER.I.log.
 
-    `last` are flags of the last one alone.
+    `last` are flags of the last one alone, and `each` of all.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    flags = [*STEPS, f"--config.data.root={root}", f"--workdir={folder}"]
+    flags = [*STEPS, f"--config.data.root={root}", f"--workdir={folder}", *each]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
     run = []
     for index in range(count):
@@ -215,10 +281,21 @@ def finish(run, folder) -> None:
             process.kill()
 
 
+def loss_of_each_step(folder) -> np.ndarray:
+    """Reads [steps], the losses in the events for TensorBoard, to all their digits."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.util.tensor_util import make_ndarray
+
+    events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"tensors": 0})
+    told = {
+        e.step: float(make_ndarray(e.tensor_proto)) for e in events.Reload().Tensors("train/loss")
+    }
+    return np.array([told[step] for step in sorted(told)])
+
+
 def losses(folder) -> np.ndarray:
     """Returns [lines, 2], the training and validation losses of the log."""
     (log,) = json.loads((folder / "training_log.json").read_text()).values()
-    assert [line["step"] for line in log] == [12, 24]
     return np.array([(line["train_loss"], line["val_loss"]) for line in log])
 
 
@@ -234,7 +311,7 @@ def alone(tiny_root, tmp_path_factory):
 @pytest.mark.parametrize(
     ("flag", "sentence"),
     [
-        ("--config.optim.learning_rate=2e-6", "the config differs between them"),
+        ("--config.optim.learning_rate=2e-3", "the config differs between them"),
         ("--config.data.split.method=hash", "the config differs between them"),
     ],
 )
@@ -263,6 +340,10 @@ def test_a_folder_that_is_not_shared_is_refused(tiny_root, tmp_path, started):
 def test_two_processes_of_four_devices_train_as_one_of_one(tiny_root, tmp_path, alone):
     folder = tmp_path / "run"
     finish(start(tiny_root, folder, 2, 4), folder)
+    mine, expected = loss_of_each_step(folder), loss_of_each_step(alone)
+    assert mine.shape == (24,)
+    assert expected[-1] < 0.85 * expected[0]  # or a wrong gradient could go unseen
+    np.testing.assert_allclose(mine, expected, rtol=1e-5)
     np.testing.assert_allclose(losses(folder), losses(alone), rtol=1e-5)
     scores, expected = (
         json.loads((place / "metrics.json").read_text()) for place in (folder, alone)
@@ -318,3 +399,21 @@ def test_told_to_stop_one_process_stops_all(tiny_root, tmp_path, alone, started)
     finish(start(tiny_root, folder, 2, 4), folder)
     assert f"resumed at step {stopped}" in said(folder)
     np.testing.assert_allclose(losses(folder), losses(alone), rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_parameters_divided_over_two_processes_go_on_whole_and_the_other_way_round(
+    tiny_root, tmp_path, alone
+):
+    """One process takes up what eight devices of two held in parts, and two what one has saved."""
+    folder, half = tmp_path / "run", ("--config.train.steps=12",)
+    divided = "--config.model.shards=8"
+    finish(start(tiny_root, folder, 2, 4, each=(divided, *half)), folder)
+    finish(start(tiny_root, folder, 1, 1, each=("--config.train.steps=18",)), folder)
+    assert "resumed at step 12" in said(folder)
+    finish(start(tiny_root, folder, 2, 4, each=(divided,)), folder)
+    assert "resumed at step 18" in said(folder)
+    mine, expected = losses(folder), losses(alone)  # of steps 12, 18 and 24; of 12 and 24
+    np.testing.assert_allclose(mine[0], expected[0], rtol=1e-5)
+    between = [mine[1:, 0].mean(), mine[2, 1]]
+    np.testing.assert_allclose(between, expected[1], rtol=1e-5)

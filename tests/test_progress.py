@@ -27,9 +27,9 @@ def clock(monkeypatch):
     return clock
 
 
-def begin(peak=0.0):
-    config = make_config(**{"train.batch_size": 8, "log.every_steps": 10})
-    return Progress(0, 100, config, peak)
+def begin(peak=0.0, counts=False, **overrides):
+    config = make_config(**{"train.batch_size": 8, "log.every_steps": 10, **overrides})
+    return Progress(0, 100, config, peak, counts)
 
 
 def test_rate_and_waits_are_of_the_time_since_the_last_report(clock, capsys):
@@ -87,7 +87,23 @@ def test_work_is_compared_with_a_known_peak(clock, capsys):
     numbers = shown.show(10, 0.25)
     assert numbers["speed/flop_per_s"] == pytest.approx(2e12)
     assert numbers["speed/share_of_peak"] == pytest.approx(0.5)
-    assert "2 TFLOP/s, 50% of the bf16 peak" in capsys.readouterr().out
+    assert "2 TFLOP/s, 50% of the bf16 peak, in float32  " in capsys.readouterr().out
+    shown = begin(peak=4e12, **{"model.dtype": "bfloat16"})
+    shown.work = 1e12
+    clock.now += 5
+    shown.show(10, 0.25)
+    assert "2 TFLOP/s, 50% of the bf16 peak  " in capsys.readouterr().out
+
+
+def test_work_is_told_where_the_peak_is_unknown(clock, capsys):
+    shown = begin(counts=True)
+    assert shown.wants_work
+    shown.work = 1e12
+    clock.now += 5
+    numbers = shown.show(10, 0.25)
+    assert numbers["speed/flop_per_s"] == pytest.approx(2e12)
+    assert "speed/share_of_peak" not in numbers
+    assert "  2 TFLOP/s  " in capsys.readouterr().out
 
 
 class Device:
@@ -101,6 +117,13 @@ class Device:
         ("NVIDIA H200", 989e12),
         ("NVIDIA H100 80GB HBM3", 989e12),
         ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA H100 NVL", 835e12),
+        ("NVIDIA GH200 480GB", 989e12),
+        ("NVIDIA GB200", 2500e12),
+        ("NVIDIA B200", 2250e12),
+        ("NVIDIA A30", 165e12),
+        ("AMD Instinct MI300X", 1307e12),
+        ("TPU7x", 1153.5e12),
         ("NVIDIA A100-SXM4-40GB", 312e12),
         ("NVIDIA A10G", 70e12),
         ("NVIDIA A10", 125e12),
@@ -129,3 +152,11 @@ def test_a_run_on_a_device_with_a_known_peak_says_how_much_of_it_it_reaches(
     train.train(tiny(tiny_root, **{"train.steps": 3, "log.every_steps": 1}), tmp_path / "run")
     line = re.search(r"step 3/3 .* (\S+) TFLOP/s, \S+% of the bf16 peak", capsys.readouterr().out)
     assert float(line[1]) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dispatch", [1, 2])
+def test_transfer_is_no_waiting_for_input(tiny_root, tmp_path, capsys, dispatch):
+    lengths = {"train.steps": 4, "log.every_steps": 2, "train.steps_per_dispatch": dispatch}
+    train.train(tiny(tiny_root, **lengths), tmp_path / "run")
+    assert re.search(r"step 4/4 .* waits for transfer \d+%", capsys.readouterr().out)

@@ -1,12 +1,14 @@
 """What holds for every reader of label files, and what they find in real data sets."""
 
 import csv
+import importlib
 import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import input_pipeline
 from heatmap.errors import UserError
 from heatmap.keypoints import KeypointSet
 from input_pipeline import coco, deeplabcut, labels, meaning, simple_json
@@ -14,6 +16,12 @@ from tests.label_files import data_config
 from tests.test_coco import coco_content, write_coco
 
 NAMES = ["head", "left_hand", "right_hand"]
+
+
+@pytest.mark.parametrize("place", input_pipeline.DATASETS.values())
+def test_every_source_stands_where_it_is_said_to(place):
+    module, function = place.split(":")
+    assert callable(getattr(importlib.import_module(module), function))
 
 
 @pytest.mark.parametrize("reader", [simple_json, coco, deeplabcut])

@@ -47,6 +47,18 @@ def application(run):
     return serve.application(model, Meaning(model.points, model.config, None, Scales()), LIMITS)
 
 
+def test_both_cores_of_a_cpu_answer(run, monkeypatch):
+    class Divided(Exception):
+        pass
+
+    def divide(batch_size):
+        raise Divided(batch_size)
+
+    monkeypatch.setattr(serve.state, "divide_cpu", divide)
+    with pytest.raises(Divided, match=f"^{make_config().eval.batch_size}$"):
+        serve.main([f"--workdir={run}"])
+
+
 @pytest.fixture(scope="module")
 def client(application):
     with TestClient(application) as client:
