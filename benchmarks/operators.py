@@ -1,10 +1,11 @@
-"""Forms of the UNet's operators that were tried on the CPU, side by side.
+"""Forms of the networks' operators that were tried on the CPU, side by side.
 
     python -m benchmarks.operators
 
-Every form computes the same function on the shapes of configs/sigma2.py, divided between two
-devices as a run's step is. The forms take turns; medians are printed with what they reach in
-GFLOP/s, counted as the direct form needs them. `heatmap.models.ops` has the ones that won.
+Every form computes the same function on the shapes of configs/sigma2.py, or of configs/beetles.py
+for attention, divided between two devices as a run's step is. The forms take turns; medians are
+printed with what they reach in GFLOP/s, counted as the direct form needs them. `heatmap/models/`
+has the ones that won.
 """
 
 import time
@@ -21,6 +22,8 @@ BATCH = 32
 CONVOLUTIONS = ((64, 32, 64), (32, 64, 128), (16, 128, 256))
 # The same of the decoder's transposed convolutions, by the size of what goes in.
 TRANSPOSED = ((8, 256, 128), (16, 256, 64), (32, 128, 32))
+# Height and width, channels in and out of the encoder's first; tokens, heads and width of a head.
+FIRST, ATTENTION = ((128, 1, 32),), ((261, 6, 64),)
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 Form = Callable[[Any, Any], Any]
 
@@ -109,7 +112,17 @@ def forms() -> dict[str, dict[str, Form]]:
     """Lists for each operator the forms that compute it, the one in use first."""
     import jax
 
-    from heatmap.models import ops
+    from heatmap.models import ops, stem, vit
+
+    def trained(stage):
+        def step(x, kernel):
+            ones = np.ones(kernel.shape[-1], np.float32)
+            return jax.grad(lambda kernel: stage(x, kernel, ones, 0 * ones)[0].sum())(kernel)
+
+        return step
+
+    def attending(attention):
+        return lambda query_and_key, value: attention(*query_and_key.swapaxes(0, 1), value)
 
     def kernel_gradient(convolution):
         def gradient(x, above):
@@ -132,12 +145,32 @@ def forms() -> dict[str, dict[str, Form]]:
             "stride 2": ops.transposed_input_gradient,
             "space to depth": by_space_to_depth,
         },
+        "first stage, there and back": {
+            "one operator": trained(stem.conv_norm_relu_pool),
+            "convolution, then the rest": trained(stem.plain_conv_norm_relu_pool),
+        },
+        "attention": {
+            "scales what is small": attending(vit.plain_attention),
+            "JAX's own": attending(jax.nn.dot_product_attention),
+        },
     }
+
+
+SHAPES = {
+    "convolution": CONVOLUTIONS,
+    "kernel gradient": CONVOLUTIONS,
+    "transposed, input gradient": TRANSPOSED,
+    "first stage, there and back": FIRST,
+    "attention": ATTENTION,
+}
 
 
 def arguments_of(operator: str, shape: Sequence[int], rng: np.random.Generator):
     """Draws what an operator is given, and counts its operations: (batched, other, operations)."""
     size, channels, features = shape
+    if operator == "attention":
+        heads = rng.normal(size=(BATCH, 3, *shape)).astype(np.float32)
+        return heads[:, :2], heads[:, 2], 4.0 * BATCH * size**2 * channels * features
 
     def picture(side: int, depth: int):
         return rng.normal(size=(BATCH, side, side, depth)).astype(np.float32)
@@ -147,6 +180,8 @@ def arguments_of(operator: str, shape: Sequence[int], rng: np.random.Generator):
     kernel = rng.normal(size=(taps, taps, channels, features)).astype(np.float32)
     if operator == "convolution":
         return picture(size, channels), kernel, work
+    if operator.startswith("first"):
+        return picture(size, channels), kernel, 2 * work
     if operator == "kernel gradient":
         return picture(size, channels), picture(size, features), work
     return picture(2 * size, features), kernel, work
@@ -162,7 +197,7 @@ def measure(rounds: int) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     with jax.set_mesh(mesh):
         for operator, named in forms().items():
-            for shape in TRANSPOSED if operator.startswith("transposed") else CONVOLUTIONS:
+            for shape in SHAPES[operator]:
                 *given, work = arguments_of(operator, shape, rng)
                 shardings = [
                     state.sharded(mesh) if len(a) == BATCH else state.replicated(mesh)
@@ -177,19 +212,26 @@ def measure(rounds: int) -> list[dict[str, Any]]:
                         jax.block_until_ready(form(*placed))
                         if turn:  # the first compiles
                             seconds[name].append(time.perf_counter() - began)
-                size, channels, features = shape
                 for name, found in seconds.items():
                     median = float(np.median(found))
                     rows.append(
                         {
                             "operator": operator,
-                            "shape": f"{size}×{size}, {channels}→{features}",
+                            "shape": _spelt(operator, shape),
                             "form": name,
                             "ms": 1e3 * median,
                             "GFLOP/s": work / median / 1e9,
                         }
                     )
     return rows
+
+
+def _spelt(operator: str, shape: Sequence[int]) -> str:
+    if operator == "attention":
+        tokens, heads, width = shape
+        return f"{tokens} tokens, {heads}×{width}"
+    size, channels, features = shape
+    return f"{size}×{size}, {channels}→{features}"
 
 
 def draw(rows: Sequence[Mapping[str, Any]], axes: Any) -> None:
