@@ -38,7 +38,9 @@ def library() -> Any:
         import av
     except ImportError as error:
         raise UserError("Videos need PyAV: pip install -e '.[video]'.") from error
-    av.logging.set_level(av.logging.PANIC)  # what matters is raised
+    # What matters is raised. At any other level FFmpeg's threads, to hand over what they log, wait
+    # for the interpreter, which may be waiting for them to end: a deadlock.
+    av.logging.set_level(None)
     return av
 
 

@@ -108,7 +108,7 @@ class Apart:
         self._process: Any = None
 
     def attempt(self, root: pathlib.Path) -> str | None:
-        """Does as `attempt` does, or returns None if the process died or hung."""
+        """Does as `attempt` does, or returns None if the process died."""
         context = multiprocessing.get_context("spawn")
         if self._process is None:
             self._channel, other = context.Pipe()
@@ -119,10 +119,11 @@ class Apart:
         try:
             if self._channel.poll(2 * _SECONDS):
                 return self._channel.recv()
+            found = f"hangs where no signal reaches it, after {2 * _SECONDS} s"
         except (EOFError, ConnectionResetError):
-            pass
+            found = None
         self.end()
-        return None
+        return found
 
     def end(self) -> None:
         """Ends the process, if there is one."""

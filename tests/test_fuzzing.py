@@ -48,6 +48,7 @@ def _read(root):
     raise {"refused": UserError, "wrong": ValueError}[root.name](root.name)
 
 
+@pytest.mark.slow
 def test_a_death_is_survived():
     apart = fuzzing.Apart(fuzzing.Kind(_read, ("*",), _read))
     found = [apart.attempt(pathlib.Path(name)) for name in ("refused", "deadly", "wrong")]

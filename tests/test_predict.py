@@ -355,6 +355,11 @@ def test_pixels_that_are_not_square_are_refused(tmp_path):
         list(video.frames(tmp_path / "wide.mp4"))
 
 
+def test_threads_of_ffmpeg_never_wait_to_log():
+    """They would for the interpreter, while it waits for them: see the corpus of tests.fuzzing."""
+    assert video.library().logging.get_level() is None
+
+
 def test_a_broken_video_gives_what_there_is_of_it(run, film, tmp_path, capsys):
     broken, sound = tmp_path / "broken.avi", tmp_path / "no_film.mp4"
     write_film(broken, [spots(i % 20) for i in range(60)])

@@ -122,9 +122,11 @@ def examine(folder, predict):
     inputs, expected = golden(folder)
     with _naming(f"{pathlib.Path(folder) / 'golden.npz'}, or the model beside it,"):
         found = predict(*inputs)
-        for name, value in {"points": np.empty((len(names), 2)), **expected}.items():
+        if found["points"].shape != (len(names), 2):
+            raise ValueError(f"metadata.json names {len(names)} points of {len(found['points'])}")
+        for name, value in expected.items():
             if name not in found or found[name].shape != value.shape:
-                raise ValueError(f"{name} are not those of this model and its metadata.json")
+                raise ValueError(f"{name} is nothing that the model gives, or of another shape")
         return compare(found, expected, names)
 
 
