@@ -31,7 +31,7 @@ import input_pipeline
 from heatmap import run as run_lib
 from heatmap.errors import UserError
 from heatmap.inference import scales, uncertainty
-from heatmap.inference.uncertainty import Calibration, Steps
+from heatmap.inference.uncertainty import Calibration, Line, Steps
 from input_pipeline import coco, sources
 from tests import beetles
 from tests.conftest import write_spots
@@ -94,7 +94,14 @@ def _build_scales(root: pathlib.Path) -> None:
 
 
 _CALIBRATION = Calibration(
-    "0" * 16, (0.9,), 9, 9, {"a": (1.0,)}, {"b": ()}, 0.05, Steps((0.1, 0.5), (0.2, 0.8))
+    "0" * 16,
+    (0.9,),
+    9,
+    9,
+    {"a": (1.0,)},
+    {"b": Line(0, 0, (np.nan,))},
+    0.05,
+    Steps((0.1, 0.5), (0.2, 0.8)),
 )
 
 
