@@ -79,7 +79,7 @@ def test_a_perfect_map_says_little_and_never_nothing(sigma):
     assert roots.max() < 0.25
 
 
-def test_what_fills_its_window_is_as_wide_as_can_be_told():
+def test_what_fills_its_window_is_wide_and_finite():
     config = config_of(2.0)
     even = 6 * 7 / 3 * np.outer(STRIDES, STRIDES) * np.eye(2)
     found = instances(np.zeros((1, 3, 2)), np.broadcast_to(even, (1, 3, 2, 2)).copy())

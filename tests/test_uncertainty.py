@@ -450,7 +450,7 @@ def test_a_scale_bar_is_as_uncertain_as_its_ends():
     np.testing.assert_allclose(scale, 50.0)
     ends = place.covariances(found, config)[0, :2, 0, 0]
     np.testing.assert_allclose(sd, np.sqrt(ends.sum()) / 2)
-    narrow = dataclasses.replace(found, covariance=np.full((1, 3, 2, 2), 1e-9))
+    narrow = dataclasses.replace(found, covariance=1e-9 * np.ones((1, 3, 1, 1)) * np.eye(2))
     assert Scales(bar=Bar(0, 1, 2.0)).of(narrow, config, None)[1] > 0.01
 
 

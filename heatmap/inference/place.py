@@ -20,17 +20,16 @@ from heatmap.inference.instances import Instances
 
 _POSITIONS = 64  # of the peak in its pixel
 _VARIANCES = 400  # that are tried
-# Of the variance of a window that is filled evenly, where s is 2.2 σ or more; beyond it the window
-# tells no widths apart.
+# Of the variance of a window that is filled evenly, where s is 2.2 σ or more. Beyond it the window
+# hardly tells widths apart, and what it takes away counts as the same share.
 _WIDEST = 0.8
-_TINY = 1e-12
 
 
 def covariances(found: Instances, config: Config) -> np.ndarray:
     """Returns [N, K, 2, 2] px² of the picture, of where each point is, not calibrated.
 
-    A peak that fills its window says the widest that can be told, one that the border of the map
-    cuts off too little. NaN where there are no maps.
+    It is too little where a peak overflows its window or the border of the map cuts it off. NaN
+    where there are no maps.
     """
     size, maps = config.data.image_size, config.targets.heatmap_size
     strides = np.array([size[1] / maps[1], size[0] / maps[0]])
@@ -40,7 +39,7 @@ def covariances(found: Instances, config: Config) -> np.ndarray:
     wide = np.nan_to_num(found.covariance / areas)
     # The window cuts along its own sides; what it does to the correlation is less.
     along = np.diagonal(wide, axis1=-2, axis2=-1)  # [N, K, 2]
-    grown = np.sqrt(np.interp(along, seen, variance) / np.maximum(along, _TINY))
+    grown = np.sqrt(np.interp(along, seen, variance / seen))
     whole = wide * grown[..., :, None] * grown[..., None, :]
     values, vectors = np.linalg.eigh(whole - config.targets.sigma**2 * np.eye(2))
     left = np.maximum(values, least)
