@@ -1,4 +1,4 @@
-"""python -m heatmap.calibration, from a run that trains in seconds to a prediction with intervals."""
+"""python -m heatmap.calibration, from a run of seconds to a prediction with intervals."""
 
 import json
 
