@@ -26,7 +26,13 @@ def parser(name: str, about: str | None) -> argparse.ArgumentParser:
     return flags
 
 
-def publish(out: pathlib.Path, name: str, rows: Sequence[Row], draw: Callable[[Any], None]) -> None:
+def publish(
+    out: pathlib.Path,
+    name: str,
+    rows: Sequence[Row],
+    draw: Callable[[Any], None],
+    benchmark: str = "",
+) -> None:
     """Prints the rows as a table and writes NAME.json and NAME.png.
 
     Args:
@@ -35,9 +41,10 @@ def publish(out: pathlib.Path, name: str, rows: Sequence[Row], draw: Callable[[A
       rows: with the same columns; what is a list, such as the seconds of each turn, is in the
         JSON alone.
       draw: draws the rows into Matplotlib's axes.
+      benchmark: that measured them, if it has another name.
     """
     print("\n".join(table(rows)), flush=True)
-    words = [f"python -m benchmarks.{name}", *map(shlex.quote, sys.argv[1:])]
+    words = [f"python -m benchmarks.{benchmark or name}", *map(shlex.quote, sys.argv[1:])]
     numbers = {
         "command": " ".join(words),
         "environment": dict(reproduction.environment()),

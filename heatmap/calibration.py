@@ -1,11 +1,14 @@
 """Calibrates a trained run on its cal split, so that it can say how far off its points may be.
 
 python -m heatmap.calibration --workdir=runs/mine [--flip] [--levels 0.8 0.9 0.95]
+python -m heatmap.calibration --workdir=runs/mine --measure length=2-3
 
 Hold groups out when you train (--config.data.split.cal=0.2): specimens, trays or videos that
-nothing else has touched. 95 % takes at least 19 of them. The result lies in the workdir, where
-heatmap.predict finds it; with it are told the coverage that was reached on the test split, and a
-reliability plot, figures/calibration.png.
+nothing else has touched. 80, 90 and 95 % take at least 4, 9 and 19 of them. The result lies in the
+workdir, where heatmap.predict finds it: intervals of the points, of the lengths that the data set
+measures and of those named here. With it are told how often intervals and probabilities were right
+on the test split, also as a plot, figures/calibration.png. A calibration replaces the last one of
+the same models.
 """
 
 import argparse
@@ -13,180 +16,25 @@ import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 
-import jax
 import numpy as np
 
 from heatmap import compilation, conformal, evaluate, workdir
 from heatmap.checkpoint import LATEST, Checkpoints
+from heatmap.config import Config
 from heatmap.errors import UserError, guard
-from heatmap.inference import batches, uncertainty
+from heatmap.inference import fitting, labelled, lengths, uncertainty
 from heatmap.inference import predictor as predictor_lib
-from heatmap.inference.instances import Instances
-from heatmap.inference.predictor import Predictor
+from heatmap.inference.labelled import Errors
 from heatmap.inference.uncertainty import Calibration
-from heatmap.keypoints import KeypointSet, Measurement
-from heatmap.pairs import cheaper_order, distance
 from heatmap.report import reliability
 
 _WITHIN = 0.05
 
 
-@dataclasses.dataclass(frozen=True)
-class Errors:
-    """Predictions of labelled instances, and how far off they are.
-
-    Attributes:
-      found: N instances.
-      groups: [N] str.
-      points: [N, K] px, infinite where lost, NaN where not labelled.
-      lines: [N, M] px, of the length of each measurement, NaN likewise.
-      reference: [N] px, the diagonal of the extent of the labelled points.
-      present: [N, K] bool, whether the point is in the picture.
-    """
-
-    found: Instances
-    groups: np.ndarray
-    points: np.ndarray
-    lines: np.ndarray
-    reference: np.ndarray
-    present: np.ndarray
-
-
-def measure(predictor: Predictor, records) -> Errors:
-    """Predicts records, as heatmap.predict would, and compares them with their labels."""
-
-    def step(_, batch):
-        return predictor(batch["image"]), 0.0, 0.0
-
-    with jax.set_mesh(predictor.mesh):
-        decoded, _ = evaluate.collect(predictor.runs[0], step, None, records)
-    return compare(batches.of_records(records, decoded, predictor), records, predictor.points)
-
-
-def compare(found: Instances, records, points: KeypointSet) -> Errors:
-    """Sets predictions beside the labels of their records, pairs in the order that suits them."""
-    weight = records.labelled.astype(np.float64)
-    pairs = points.interchangeable_pairs
-    truth, weight = cheaper_order(found.points, records.keypoints, weight, pairs)
-    labelled = weight > 0
-    errors = np.where(labelled, distance(found.points, truth), np.nan)
-    lines = [line_errors(found, truth, labelled, line) for line in points.measurements]
-    low = np.where(labelled[..., None], truth, np.inf).min(axis=1)
-    high = np.where(labelled[..., None], truth, -np.inf).max(axis=1)
-    return Errors(
-        found=found,
-        groups=records.groups,
-        points=errors,
-        lines=np.stack(lines, axis=1) if lines else np.zeros((len(found), 0)),
-        reference=distance(low, high),
-        present=labelled,
-    )
-
-
-def line_errors(
-    found: Instances, truth: np.ndarray, labelled: np.ndarray, line: Measurement
-) -> np.ndarray:
-    """Returns [N] px, |measured - true length|, infinite where lost, NaN where not labelled."""
-    _, a, b = line
-    measured = distance(found.points[:, a], found.points[:, b])
-    error = np.abs(measured - distance(truth[:, a], truth[:, b]))
-    return np.where(labelled[:, a] & labelled[:, b], error, np.nan)
-
-
-def calibrate(
-    errors: Errors,
-    points: KeypointSet,
-    identity: str,
-    levels: Sequence[float],
-    within: float,
-    absent_known: bool,
-    cropped: bool = False,
-) -> Calibration:
-    """Finds the factors of a predictor.
-
-    Args:
-      errors: of the cal split.
-      points: what the K points mean.
-      identity: of the predictor.
-      levels: of coverage, ascending.
-      within: share of the reference length that counts as right.
-      absent_known: whether a missing label says that the point is not in the picture.
-      cropped: whether the instances are crops by their boxes.
-
-    Raises:
-      UserError: if there are too few groups for the highest level.
-    """
-    groups = len(np.unique(errors.groups))
-    needed = conformal.groups_needed(max(levels))
-    if groups < needed:
-        raise UserError(
-            f"The cal split holds {groups} groups, too few for intervals at {max(levels):.0%}, "
-            f"which take {needed}: hold out more (data.split.cal), or ask for less with --levels."
-        )
-    scale, found = uncertainty.spread(errors.found), errors.found
-
-    def each(columns: np.ndarray, scales: np.ndarray, names: Sequence[str]) -> dict:
-        return {
-            name: uncertainty.factors(columns[:, i], scales[:, i], errors.groups, levels)
-            for i, name in enumerate(names)
-        }
-
-    lengths = [uncertainty.length_spread(found, line) for line in points.measurements]
-    apart = np.isfinite(errors.reference) & (errors.reference > 0)
-    known = (absent_known | errors.present) & apart[:, None]  # an absent point is nowhere right
-    groups_of = np.broadcast_to(errors.groups[:, None], known.shape)
-    right = errors.present & (errors.points < within * errors.reference[:, None])
-    confidence = visibility = None
-    if known.any():
-        confidence = uncertainty.monotone(found.score[known], right[known], groups_of[known])
-    if absent_known and not errors.present.all() and not np.isnan(found.score).all():
-        flat = (found.score.ravel(), errors.present.ravel(), groups_of.ravel())
-        visibility = uncertainty.monotone(*flat)
-    return Calibration(
-        identity=identity,
-        levels=tuple(levels),
-        groups=groups,
-        examples=len(found),
-        points=each(errors.points, scale, points.names),
-        lines=each(
-            errors.lines,
-            np.stack(lengths, axis=1) if lengths else errors.lines,
-            [name for name, *_ in points.measurements],
-        ),
-        within=within,
-        confidence=confidence,
-        visibility=visibility,
-        cropped=cropped,
-    )
-
-
-def coverage(
-    errors: Errors, calibration: Calibration, points: KeypointSet
-) -> list[reliability.Row]:
-    """Measures how often the intervals hold what an annotator marked, each group weighing the same.
-
-    Args:
-      errors: of another split.
-      calibration: of the same predictor.
-      points: what the points mean.
-
-    Returns:
-      A row for all points together and for each measurement, by level.
-    """
-    radii = calibration.radii(errors.found, points.names)
-    widths = calibration.half_widths(errors.found, points.measurements)
-    rows = []
-    for i, level in enumerate(calibration.levels):
-        rows.append(reliability.row("points", level, errors.points, radii[..., i], errors.groups))
-        for m, (name, *_) in enumerate(points.measurements):
-            column = (errors.lines[:, [m]], widths[:, [m], i])
-            rows.append(reliability.row(name, level, *column, errors.groups))
-    return [row for row in rows if row is not None]
-
-
 def table(calibration: Calibration) -> str:
     """Lays out by what each yardstick has to be multiplied."""
-    rows = {**calibration.points, **calibration.lines}
+    of_lines = {name: line.factors for name, line in calibration.lines.items()}
+    rows = {**calibration.points, **of_lines}
     head = "times its spread"
     width = max(map(len, [head, *rows]))
     lines = [
@@ -194,8 +42,11 @@ def table(calibration: Calibration) -> str:
         f"{head:<{width}}" + "".join(f"{level:9.0%}" for level in calibration.levels),
     ]
     for name, row in rows.items():
-        cells = "".join(f"{factor:9.3g}" for factor in row) or "   too few groups show it"
-        lines.append(f"{name:<{width}}{cells}")
+        cells = ("-" if np.isnan(factor) else f"{factor:.3g}" for factor in row)
+        lines.append(f"{name:<{width}}" + "".join(f"{cell:>9}" for cell in cells))
+    if np.isnan(list(rows.values())).any():
+        needed = ", ".join(f"{conformal.groups_needed(p)} at {p:.0%}" for p in calibration.levels)
+        lines.append(f"- where too few groups show it; it takes {needed}")
     return "\n".join(lines)
 
 
@@ -242,8 +93,29 @@ def cal_rows(
     return rows["cal"]
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Parses the command line, calibrates, and tells the coverage on the test split."""
+def missing(errors: Errors, calibration: Calibration, config: Config) -> list[str]:
+    """Says which probabilities a calibration cannot state, and why.
+
+    Args:
+      errors: of the cal split.
+      calibration: that came of them.
+      config: of the run.
+    """
+    told = []
+    if calibration.confidence is None:
+        told.append("no confidence: no instance has two labelled points, whose extent it refers to")
+    if calibration.visibility is None:
+        if config.data.missing != "absent":
+            why = "the labels do not tell absent points (data.missing='absent' does)"
+        elif np.isnan(errors.found.score).all():
+            why = "the model gives coordinates without a score to tell it from"
+        else:
+            why = "every point of the cal split is in its picture"
+        told.append(f"no visibility: {why}")
+    return told
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m heatmap.calibration",
         description=__doc__,
@@ -256,13 +128,25 @@ def main(arguments: list[str] | None = None) -> None:
         required=True,
         help="of a trained run; given again, the models vote",
     )
+    parser.add_argument(
+        "--measure",
+        action="append",
+        default=[],
+        metavar="NAME=A-B",
+        help=lengths.MEASURE,
+    )
     parser.add_argument("--flip", action="store_true", help="predict the mirrored picture too")
     parser.add_argument("--levels", type=float, nargs="+", default=list(uncertainty.LEVELS))
     parser.add_argument(
         "--within", type=float, default=_WITHIN, help="right is: within this share of the extent"
     )
     parser.add_argument("--root", default="", help="where the data are now, if they have moved")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parses the command line, calibrates, and tells how right that is on the test split."""
+    options = _parser().parse_args(arguments)
     levels = sorted(set(options.levels))
     if not all(0 < level < 1 for level in levels) or not options.within > 0:
         raise UserError("--levels lie between 0 and 1, and --within is positive.")
@@ -275,29 +159,35 @@ def main(arguments: list[str] | None = None) -> None:
     check(options.workdir, split.sha256)
     cal = cal_rows(options.workdir[0], records.groups, split.rows)
     print("\n".join(split.notes))
-    errors = measure(predictor, records.take(cal))
-    calibration = calibrate(
+    points = lengths.with_measurements(predictor.points, options.measure)
+    absent_known = data.missing == "absent"
+    errors = labelled.measure(predictor, records.take(cal), points)
+    calibration = fitting.calibrate(
         errors,
-        predictor.points,
+        points,
         predictor.identity(),
         levels,
         options.within,
-        absent_known=data.missing == "absent",
+        absent_known=absent_known,
         cropped=are_crops(records.ids, data.crop),
     )
     path = uncertainty.save(options.workdir[0], calibration)
     print(table(calibration))
     if "test" in split.rows:
-        tested = measure(predictor, records.take(split.rows["test"]))
-        rows = coverage(tested, calibration, predictor.points)
+        tested = labelled.measure(predictor, records.take(split.rows["test"]), points)
+        rows = fitting.coverage(tested, calibration, points)
+        bins = fitting.probabilities(tested, calibration, absent_known)
         print(reliability.coverage_table(rows))
-        figure = options.workdir[0] / "figures" / "calibration.png"
-        reliability.draw(rows, figure)
-        workdir.write_json(
-            path.with_name(path.stem + "-test.json"), [dataclasses.asdict(row) for row in rows]
-        )
-    if calibration.visibility is None:
-        print("no visibility: the labels do not tell absent points (data.missing='absent' does)")
+        if bins:
+            print(reliability.bins_table(bins))
+        reliability.draw(rows, bins, options.workdir[0] / "figures" / "calibration.png")
+        told = {
+            "coverage": [dataclasses.asdict(row) for row in rows],
+            "probabilities": [dataclasses.asdict(one) for one in bins],
+        }
+        workdir.write_json(path.with_name(path.stem + "-test.json"), told)
+    for sentence in missing(errors, calibration, predictor.config):
+        print(sentence)
     print(f"wrote {path}")
 
 

@@ -229,7 +229,8 @@ def covariance(maps, kind, sigma):
 
     At the optimum of either loss a map is the average of the target Gaussians at all the places
     where the point may be (for squared error up to a factor), so that this is σ² plus the
-    covariance of the place itself, as far as the window of three σ each way holds it.
+    covariance of the place itself, as far as the window of three σ each way holds it
+    (heatmap/inference/place.py undoes both).
 
     Args:
       maps: [B, h, w, K].
@@ -240,7 +241,7 @@ def covariance(maps, kind, sigma):
       [B, K, 2, 2] of (x, y), in heatmap pixels squared.
     """
     column, row = peak(maps)
-    weights = _distribution(maps, kind) * _window(maps, math.ceil(3 * sigma))
+    weights = _distribution(maps, kind) * _window(maps, covariance_radius(sigma))
     weights /= jnp.maximum(weights.sum(axis=(1, 2), keepdims=True), _TINY)
     x = (jnp.arange(maps.shape[2])[:, None] - column[:, None, :]).astype(maps.dtype)  # [B, w, K]
     y = (jnp.arange(maps.shape[1])[:, None] - row[:, None, :]).astype(maps.dtype)  # [B, h, K]
@@ -250,6 +251,11 @@ def covariance(maps, kind, sigma):
     xy = jnp.einsum("bhwk,bhk,bwk->bk", weights, y, x) - mx * my
     rows = [jnp.stack([xx, xy], axis=-1), jnp.stack([xy, yy], axis=-1)]
     return jnp.stack(rows, axis=-2)
+
+
+def covariance_radius(sigma: float) -> int:
+    """Returns the half width, in heatmap pixels, of the window that `covariance` looks at."""
+    return math.ceil(3 * sigma)
 
 
 def _distribution(maps, kind):

@@ -12,7 +12,6 @@ Points come with intervals if the run has been calibrated (python -m heatmap.cal
 
 import argparse
 import contextlib
-import dataclasses
 import hashlib
 import itertools
 import pathlib
@@ -23,11 +22,20 @@ from tqdm import tqdm
 
 from heatmap import compilation, state, workdir
 from heatmap.errors import UserError, guard
-from heatmap.inference import batches, files, overlay, predictor, scales, tables, uncertainty
+from heatmap.inference import (
+    batches,
+    files,
+    lengths,
+    overlay,
+    predictor,
+    scales,
+    tables,
+    uncertainty,
+)
 from heatmap.inference.predictor import Predictor
 from heatmap.inference.scales import Bar, Scales
 from heatmap.inference.tables import Meaning
-from heatmap.keypoints import KeypointSet, Measurement
+from heatmap.keypoints import KeypointSet
 
 _BLOCK = 256  # pictures whose results are written at a time
 
@@ -97,45 +105,6 @@ def _predict_block(model: Predictor, events: Iterator, parts, problems: list, ba
         parts.add(batches.joined(model, found), seen, ended)
 
 
-def with_measurements(points: KeypointSet, texts: Sequence[str]) -> KeypointSet:
-    """Adds the lengths that the command line names: NAME=POINT-POINT, by name or number from 0.
-
-    Raises:
-      UserError: for another form, an unknown point, or a name that the data set gives to another
-        length: a calibration knows lengths by their names.
-    """
-    of_data = {name: {a, b} for name, a, b in points.measurements}
-    added: list[Measurement] = []
-    for text in texts:
-        name, _, ends = text.partition("=")
-        a, b = _two_points(points, ends, f"--measure {text}")
-        if of_data.get(name, {a, b}) != {a, b}:
-            raise UserError(
-                f"--measure {text} gives another meaning to {name}, which the data set measures "
-                "between other points; choose another name."
-            )
-        added.append((name, a, b))
-    kept = [line for line in points.measurements if line[0] not in {name for name, *_ in added}]
-    return dataclasses.replace(points, measurements=(*kept, *added))
-
-
-def _two_points(points: KeypointSet, text: str, flag: str) -> tuple[int, int]:
-    """Reads POINT-POINT; a name may hold a dash itself."""
-    known = {
-        **{str(k): k for k in range(points.count)},
-        **{n: k for k, n in enumerate(points.names)},
-    }
-    parts = text.split("-")
-    for cut in range(1, len(parts)):
-        a, b = "-".join(parts[:cut]), "-".join(parts[cut:])
-        if a in known and b in known:
-            return known[a], known[b]
-    raise UserError(
-        f"{flag} must name two points, such as length={points.names[0]}-{points.names[-1]}; the "
-        f"points are {', '.join(points.names)}, or their numbers from 0."
-    )
-
-
 def read_scales(options: argparse.Namespace, points: KeypointSet) -> Scales:
     """Reads what the command line says of scales.
 
@@ -145,7 +114,7 @@ def read_scales(options: argparse.Namespace, points: KeypointSet) -> Scales:
     bar = None
     if options.scale_bar:
         ends, _, length = options.scale_bar.rpartition("=")
-        a, b = _two_points(points, ends, f"--scale_bar {options.scale_bar}")
+        a, b = lengths.two_points(points, ends, f"--scale_bar {options.scale_bar}")
         try:
             bar = Bar(a, b, float(length))
         except ValueError:
@@ -187,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME=A-B",
-        help="a length between two points, by name or number from 0; may be given again",
+        help=lengths.MEASURE,
     )
     parser.add_argument("--px_per_cm", default="", help="of all pictures: 782.9, or 782.9,1.5 ± sd")
     parser.add_argument(
@@ -218,7 +187,7 @@ def main(arguments: list[str] | None = None) -> None:
     with contextlib.suppress(RuntimeError):  # a process that has computed keeps its devices
         state.divide_cpu(configs[0].eval.batch_size)
     model = predictor.open_all(options.workdir, options.flip)
-    points = with_measurements(model.points, options.measure)
+    points = lengths.with_measurements(model.points, options.measure)
     told_scales = read_scales(options, points)
     sources.check_entries(named, told_scales.by_name, f"--scales {options.scales}")
     sources.check_entries(named, boxes or {}, f"--boxes {options.boxes}")
@@ -243,7 +212,10 @@ def _tell(options: argparse.Namespace, meaning: Meaning, count: int, problems: S
             "settings (python -m heatmap.calibration)"
         )
     elif unknown := tables.unknown_lengths(meaning.calibration, meaning.points):
-        print(f"no intervals for {', '.join(unknown)}: the calibration does not know them")
+        print(
+            f"no intervals for {', '.join(unknown)}: the calibration does not know them, or too "
+            "few groups showed them (heatmap.calibration --measure adds lengths)"
+        )
     if meaning.points.measurements and not meaning.scales.any:
         print("lengths are in pixels: --px_per_cm, --scales or --scale_bar gives centimetres")
     print(f"wrote the points of {count} inputs to {options.out}")

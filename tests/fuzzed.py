@@ -31,7 +31,7 @@ from heatmap.inference import files, scales, uncertainty
 from heatmap.inference.instances import Instances
 from heatmap.inference.parts import Parts
 from heatmap.inference.tables import Meaning
-from heatmap.inference.uncertainty import Calibration, Steps
+from heatmap.inference.uncertainty import Calibration, Line, Steps
 from heatmap.keypoints import KeypointSet
 from heatmap.predictions import Predictions
 from heatmap.report import methods
@@ -98,7 +98,14 @@ def _build_scales(root: pathlib.Path) -> None:
 
 
 _CALIBRATION = Calibration(
-    "0" * 16, (0.9,), 9, 9, {"a": (1.0,)}, {"b": ()}, 0.05, Steps((0.1, 0.5), (0.2, 0.8))
+    "0" * 16,
+    (0.9,),
+    9,
+    9,
+    {"a": (1.0,)},
+    {"b": Line(0, 0, (np.nan,))},
+    0.05,
+    Steps((0.1, 0.5), (0.2, 0.8)),
 )
 
 

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from benchmarks import coverage
-from heatmap import calibration, workdir
+from heatmap import workdir
 from heatmap.errors import UserError
-from heatmap.inference import uncertainty
+from heatmap.inference import labelled, uncertainty
 from heatmap.inference.instances import Instances
+from heatmap.report.reliability import Bin
 from input_pipeline.beetles import POINTS
 from launch.jobs import ROOT
 from tests.helpers import make_config
@@ -41,13 +42,13 @@ def simulated(rng, trays, of_tray=1.0, own=0.3):
         covariance=spread[..., None, None] ** 2 * np.eye(2),
     )
     records = types.SimpleNamespace(keypoints=truth, labelled=np.ones((n, k), bool), groups=groups)
-    return calibration.compare(found, records, POINTS)
+    return labelled.compare(found, records, POINTS)
 
 
 def test_one_trial_is_what_the_definition_says():
     rng = np.random.default_rng(0)
     cal, test = simulated(rng, 25), simulated(rng, 10)
-    found = coverage.trial(cal, test, POINTS, LEVELS)
+    found = coverage.trial(cal, test, POINTS, LEVELS).coverage
 
     def ratios(errors):
         """Errors of the length, in standard deviations of the length by its ends' round maps."""
@@ -83,7 +84,8 @@ def test_means_over_pairs_of_sets_lie_where_theory_says():
 
 def test_summary_by_hand():
     done = [
-        {kind: {("points", 0.9): value} for kind in _kinds()} for value in (0.80, 0.82, 0.84, 0.86)
+        {kind: coverage.Trial({("points", 0.9): value}, []) for kind in _kinds()}
+        for value in (0.80, 0.82, 0.84, 0.86)
     ]
     (row,) = coverage.summarise(done, 9)
     error = np.std([0.80, 0.82, 0.84, 0.86]) / np.sqrt(3)  # of the mean of four
@@ -99,10 +101,32 @@ def _kinds():
     return coverage.GROUPED, coverage.IGNORED, coverage.FROM_FEW
 
 
-def test_too_few_trays_are_refused_as_in_calibration():
-    rng = np.random.default_rng(0)
-    with pytest.raises(UserError, match="18 groups, too few for intervals at 95%"):
-        coverage.trials(simulated(rng, 18), simulated(rng, 2), POINTS, LEVELS)
+def test_confidence_over_pairs_of_sets():
+    """Scores that say nothing: what is stated is the share that is right, on fresh trays too."""
+    rng = np.random.default_rng(2)
+    pairs = [(simulated(rng, 24, own=1.0), simulated(rng, 24, own=1.0)) for _ in range(40)]
+    done = [coverage.trial(*pair, POINTS, LEVELS).confidence for pair in pairs]
+    every, *bins = coverage.summarise_confidence(done)
+    assert every["confidence stated"] == "0.00–1.00"
+    assert every["share of points"] == pytest.approx(1)
+    assert sum(row["share of points"] for row in bins) == pytest.approx(1)
+    assert abs(every["difference"]) < 3 * every["SE"] < 0.06
+    apart = [row["share of points"] * row["difference"] for row in bins]
+    assert sum(apart) == pytest.approx(every["difference"])
+
+
+def test_the_error_of_a_mean_confidence_by_hand():
+    """With all bins full it is that of a mean."""
+    observed = [0.5, 0.6, 0.9, 0.8]
+    done = [[Bin("confidence", 0.0, 1.0, 0.75, value, 0, 0, 9, 1.0)] for value in observed]
+    (row,) = coverage.summarise_confidence(done)
+    assert row["difference"] == pytest.approx(0.7 - 0.75)
+    assert row["SE"] == pytest.approx(np.std(observed, ddof=1) / 2)
+
+
+def test_too_few_trays_are_refused(tmp_path):
+    with pytest.raises(UserError, match="--cal_trays=18 are too few for intervals at 95%"):
+        coverage.main([f"--workdir={tmp_path}", "--cal_trays=18"])
 
 
 def test_a_run_on_other_data_is_refused(tmp_path):
@@ -125,4 +149,8 @@ def test_even_a_network_that_has_hardly_learnt_keeps_its_word(tmp_path):
     for row in rows:
         assert row["from"] < row["level"] < row["to"]
         assert row["mean coverage"] == pytest.approx(row["level"], abs=0.12)
-    assert (tmp_path / "coverage.png").stat().st_size > 5_000
+    stated = json.loads((tmp_path / "confidence.json").read_text())
+    assert stated["command"].startswith("python -m benchmarks.coverage ")
+    assert stated["rows"][0]["share of points"] == pytest.approx(1)
+    for name in ("coverage", "confidence"):
+        assert (tmp_path / f"{name}.png").stat().st_size > 5_000

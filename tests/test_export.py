@@ -20,7 +20,7 @@ from heatmap.errors import UserError, guard
 from heatmap.export import __main__ as command
 from heatmap.export import artefact, check, golden, program
 from heatmap.inference import predictor, uncertainty
-from heatmap.inference.uncertainty import Calibration, Steps
+from heatmap.inference.uncertainty import Calibration, Line, Steps
 from heatmap.keypoints import KeypointSet
 from heatmap.train import train
 from tests.helpers import MODEL_SETTINGS
@@ -197,8 +197,8 @@ def calibrated(tiny_root, tmp_path_factory) -> pathlib.Path:
         levels=(0.8, 0.95),
         groups=30,
         examples=30,
-        points={"bright": (1.0, 2.5), "dim": ()},
-        lines={"apart": (0.75, 1.5)},
+        points={"bright": (1.0, 2.5), "dim": (1.5, np.nan)},
+        lines={"apart": Line(0, 1, (0.75, 1.5))},
         within=0.05,
         confidence=Steps((0.1, 0.2, 0.3), (0.1, 0.5, 0.9)),
         visibility=Steps((0.25,), (0.6,)),

@@ -17,6 +17,7 @@ import input_pipeline
 from heatmap import predict
 from heatmap.errors import UserError
 from heatmap.inference import files
+from heatmap.inference import lengths as lengths_lib
 from heatmap.keypoints import KeypointSet
 from heatmap.train import train
 from input_pipeline import video
@@ -309,12 +310,12 @@ def test_what_was_drawn_is_no_question(run, pictures, tmp_path):
 
 def test_a_name_of_the_data_keeps_its_meaning(run):
     known = KeypointSet(("a", "b", "c"), measurements=(("length", 0, 1),))
-    assert predict.with_measurements(known, ["length=b-a", "width=1-2"]).measurements == (
+    assert lengths_lib.with_measurements(known, ["length=b-a", "width=1-2"]).measurements == (
         ("length", 1, 0),
         ("width", 1, 2),
     )
     with pytest.raises(UserError, match="gives another meaning to length"):
-        predict.with_measurements(known, ["length=0-2"])
+        lengths_lib.with_measurements(known, ["length=0-2"])
 
 
 def test_frames_may_have_boxes_of_their_own(run, film, tmp_path):

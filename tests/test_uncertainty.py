@@ -2,19 +2,32 @@
 
 import dataclasses
 import json
+import types
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from heatmap import calibration as calibration_lib
 from heatmap.errors import UserError
-from heatmap.inference import scales, uncertainty
+from heatmap.inference import (
+    fitting,
+    labelled,
+    lengths,
+    overlay,
+    place,
+    scales,
+    tables,
+    uncertainty,
+)
 from heatmap.inference.instances import Instances, joined, load, pictures_in, save
 from heatmap.inference.scales import Bar, Scale, Scales
-from heatmap.inference.uncertainty import Calibration, Steps
+from heatmap.inference.tables import Meaning
+from heatmap.inference.uncertainty import Calibration, Line, Steps
 from heatmap.keypoints import KeypointSet
+from heatmap.report import reliability
 from tests.helpers import make_config, properties
 
 POINTS = KeypointSet(("a", "b", "c"), measurements=(("length", 0, 1), ("width", 1, 2)))
@@ -59,20 +72,6 @@ def test_without_maps_a_pixel_of_the_input_is_the_yardstick():
     np.testing.assert_allclose(uncertainty.length_spread(found, ("y", 1, 2)), np.sqrt(2) * 4)
 
 
-def test_what_the_targets_blur_is_taken_off():
-    config = make_config(
-        **{"data.image_size": (64, 64), "targets.heatmap_size": (32, 16), "targets.sigma": 1.5}
-    )
-    place = np.array([[3.0, 1.0], [1.0, 2.0]])
-    blur = np.diag([(1.5 * 4 * 2) ** 2, (1.5 * 2 * 3) ** 2])
-    wide = np.broadcast_to(place + blur, (1, 3, 2, 2))
-    found = instances(np.zeros((1, 3, 2)), wide.copy(), unit=(2.0, 3.0))
-    left = uncertainty.place_covariances(found, config)
-    np.testing.assert_allclose(left[0, 0], place)
-    narrow = dataclasses.replace(found, covariance=0.5 * blur[None, None].repeat(3, 1))
-    np.testing.assert_allclose(uncertainty.place_covariances(narrow, config), 0, atol=1e-9)
-
-
 @given(st.integers(0, 2**32 - 1))
 @properties
 def test_probabilities_rise_with_the_score(seed):
@@ -80,7 +79,7 @@ def test_probabilities_rise_with_the_score(seed):
     n = int(rng.integers(1, 60))
     score, right = rng.choice(np.linspace(0, 1, 15), n), rng.random(n) < 0.6
     groups = rng.integers(0, 8, n).astype(str)
-    steps = uncertainty.monotone(score, right, groups)
+    steps = fitting.monotone(score, right, groups)
     found = steps(np.linspace(-1, 2, 50))
     assert (np.diff(found) >= 0).all()
     count = len(np.unique(groups))
@@ -95,13 +94,17 @@ def test_probabilities_rise_with_the_score(seed):
 def test_probabilities_are_the_shares_where_these_rise():
     score = np.repeat([0.1, 0.5, 0.9], 100)
     right = np.concatenate([np.arange(100) < share for share in (20, 50, 80)])
-    steps = uncertainty.monotone(score, right, np.arange(300).astype(str))
+    steps = fitting.monotone(score, right, np.arange(300).astype(str))
     np.testing.assert_allclose(
         steps(np.array([0.1, 0.3, 0.5, 0.9, np.nan])), [0.2, 0.2, 0.5, 0.8, 0.2]
     )
 
 
 def errors_of(rng, groups, sizes=(1, 6), k=3):
+    return errors_and_records(rng, groups, sizes, k)[0]
+
+
+def errors_and_records(rng, groups, sizes=(1, 6), k=3):
     """Instances of groups whose errors have a common part, and are as large as their spread."""
     names, truth = [], []
     for g in range(groups):
@@ -114,11 +117,10 @@ def errors_of(rng, groups, sizes=(1, 6), k=3):
     found = instances(truth + spread * (shift + rng.normal(size=(n, k, 2))), covariance)
     points = POINTS if k == 3 else KeypointSet(POINTS.names[:k])
 
-    class Records:
-        keypoints, labelled = truth, np.ones((n, k), bool)
-
-    Records.groups = np.array(names)
-    return calibration_lib.compare(found, Records, points)
+    records = types.SimpleNamespace(
+        keypoints=truth, labelled=np.ones((n, k), bool), groups=np.array(names)
+    )
+    return labelled.compare(found, records, points), records
 
 
 def test_new_groups_are_covered_as_often_as_promised():
@@ -126,10 +128,8 @@ def test_new_groups_are_covered_as_often_as_promised():
     rng = np.random.default_rng(3)
     reached = []
     for _ in range(400):
-        told = calibration_lib.calibrate(
-            errors_of(rng, 25), POINTS, "id", LEVELS, 0.05, absent_known=False
-        )
-        rows = calibration_lib.coverage(errors_of(rng, 10), told, POINTS)
+        told = fitting.calibrate(errors_of(rng, 25), POINTS, "id", LEVELS, 0.05, absent_known=False)
+        rows = fitting.coverage(errors_of(rng, 10), told, POINTS)
         reached.append({(row.what, row.level): row.coverage for row in rows})
     for what in ("points", "length", "width"):
         for level in LEVELS:
@@ -147,30 +147,174 @@ def test_a_label_of_a_pair_is_taken_in_the_nearer_order():
         labelled = np.array([[True, True, False]])
         groups = np.array(["a"])
 
-    told = calibration_lib.compare(found, Records, points)
+    told = labelled.compare(found, Records, points)
     np.testing.assert_allclose(told.points, [[2.0, 1.0, np.nan]])
     np.testing.assert_allclose(told.lines, [[np.hypot(40, 1) - 40, np.nan]])
     np.testing.assert_allclose(told.reference, np.hypot(40, 1))
 
 
-def test_too_few_groups_are_refused():
+def test_too_few_groups_for_any_level_are_refused():
     rng = np.random.default_rng(0)
-    with pytest.raises(UserError, match="18 groups, too few for intervals at 95%, which take 19"):
-        calibration_lib.calibrate(errors_of(rng, 18), POINTS, "id", LEVELS, 0.05, False)
-    told = calibration_lib.calibrate(errors_of(rng, 18), POINTS, "id", (0.8, 0.9), 0.05, False)
-    assert told.groups == 18
+    with pytest.raises(UserError, match="3 groups, too few for intervals at 80%, which take 4"):
+        fitting.calibrate(errors_of(rng, 3), POINTS, "id", LEVELS, 0.05, False)
 
 
-def test_a_point_that_few_groups_show_has_no_interval():
-    rng = np.random.default_rng(0)
-    errors = errors_of(rng, 25)
+def test_levels_that_groups_do_for_are_calibrated():
+    """18 groups do for 90 % and not for 95 %, and what they say of 80 % does not depend on that."""
+    errors = errors_of(np.random.default_rng(0), 18)
+    told = fitting.calibrate(errors, POINTS, "id", LEVELS, 0.05, False)
+    alone = fitting.calibrate(errors, POINTS, "id", (0.8,), 0.05, False)
+    for row, other in (
+        *((told.points[name], alone.points[name]) for name in POINTS.names),
+        *((told.lines[name].factors, alone.lines[name].factors) for name in ("length", "width")),
+    ):
+        assert np.isnan(row).tolist() == [False, False, True]
+        assert row[0] == other[0]
+    shown = calibration_lib.table(told)
+    assert shown.count(" -\n") == 5
+    assert shown.endswith("it takes 4 at 80%, 9 at 90%, 19 at 95%")
+    rows = fitting.coverage(errors_of(np.random.default_rng(1), 8), told, POINTS)
+    assert {row.level for row in rows} == {0.8, 0.9}
+
+
+def hidden_in_most_groups():
+    """25 groups, ten of which show the third point."""
+    errors = errors_of(np.random.default_rng(0), 25)
     hidden = errors.points.copy()
     hidden[~np.isin(errors.groups, [f"g{i}" for i in range(10)]), 2] = np.nan
-    errors = dataclasses.replace(errors, points=hidden)
-    told = calibration_lib.calibrate(errors, POINTS, "id", LEVELS, 0.05, False)
-    assert told.points["c"] == ()
-    assert np.isnan(told.radii(errors.found, POINTS.names)[:, 2]).all()
-    assert np.isfinite(told.radii(errors.found, POINTS.names)[:, :2]).all()
+    return dataclasses.replace(errors, points=hidden)
+
+
+def test_a_point_that_few_groups_show_has_the_levels_that_these_do_for():
+    errors = hidden_in_most_groups()
+    told = fitting.calibrate(errors, POINTS, "id", LEVELS, 0.05, False)
+    radii = told.radii(errors.found, POINTS.names)
+    assert np.isnan(told.points["c"]).tolist() == [False, False, True]
+    assert np.isnan(radii[:, 2, 2]).all()
+    assert np.isfinite(radii[:, :2]).all()
+    assert np.isfinite(radii[:, 2, :2]).all()
+
+
+def meaning_of(calibration):
+    return Meaning(POINTS, make_config(), calibration, Scales())
+
+
+def test_tables_have_a_column_for_each_level_and_nothing_where_it_cannot_be_had():
+    errors = hidden_in_most_groups()
+    told = fitting.calibrate(errors, POINTS, "id", LEVELS, 0.05, False)
+    columns = tables.of_points(errors.found, meaning_of(told))
+    third = columns["point"] == "c"
+    assert np.isnan(columns["radius_95"][third]).all()
+    assert np.isfinite(columns["radius_90"]).all()
+    # Discs of a picture are all of one level.
+    drawn = overlay._radii(errors.found, meaning_of(told))
+    np.testing.assert_array_equal(drawn.ravel(), columns["radius_95"])
+    few = fitting.calibrate(
+        errors_of(np.random.default_rng(0), 9), POINTS, "id", LEVELS, 0.05, False
+    )
+    drawn = overlay._radii(errors.found, meaning_of(few))
+    np.testing.assert_array_equal(drawn, few.radii(errors.found, POINTS.names)[..., 1])
+
+
+def test_lengths_are_known_by_their_ends_whatever_their_name():
+    told = example()
+    found = instances([[[0, 0], [3, 4], [3, 0]]])
+    asked = [("other", 1, 0), ("length", 0, 2)]
+    expected = np.sqrt(2) * np.array([0.5, 1.0, np.inf])  # of two ends, without maps
+    np.testing.assert_allclose(told.half_widths(found, asked)[0, 0], expected)
+    assert np.isnan(told.half_widths(found, asked)[0, 1]).all()
+    points = dataclasses.replace(POINTS, measurements=tuple(asked))
+    assert tables.unknown_lengths(told, points) == ["length"]
+
+
+def test_lengths_named_later_are_calibrated():
+    """As by --measure: they have the factors that the data set's own measurement would have."""
+    errors, records = errors_and_records(np.random.default_rng(0), 25)
+    bare = KeypointSet(POINTS.names)
+    asked = lengths.with_measurements(bare, ["span=a-b", "w=1-2"])
+    found = labelled.compare(errors.found, records, asked)
+    told = fitting.calibrate(found, asked, "id", LEVELS, 0.05, False)
+    known = fitting.calibrate(errors, POINTS, "id", LEVELS, 0.05, False)
+    assert told.lines["span"] == known.lines["length"]
+    assert told.lines["w"] == known.lines["width"]
+
+
+def test_probabilities_are_checked_on_other_groups():
+    """What is stated is so as often as it says, and a calibration of other errors shows."""
+    rng = np.random.default_rng(0)
+    told = fitting.calibrate(scored(rng, 60), POINTS, "id", LEVELS, 0.05, True)
+    bins = fitting.probabilities(scored(rng, 60), told, absent_known=True)
+    assert {b.what for b in bins} == {"confidence", "visibility"}
+    wide = [b for b in bins if b.share > 0.05]
+    assert len(wide) > 6
+    for b in wide:
+        assert b.low - 0.03 <= b.stated <= b.high + 0.03, b
+    worse = fitting.probabilities(scored(rng, 60, noise=3.0), told, absent_known=True)
+    first = next(b for b in worse if b.what == "confidence")
+    assert first.observed < first.stated - 0.05
+    assert first.share == 1.0
+    assert not fitting.probabilities(scored(rng, 6), example_without_probabilities(), True)
+
+
+def scored(rng, groups, noise=1.0):
+    """Errors whose score tells how large they are, some of points that are not there."""
+    errors = errors_of(rng, groups, sizes=(3, 6))
+    present = rng.random(errors.points.shape) < 0.8
+    size = rng.uniform(0.1, 8, present.shape)
+    off = np.abs(noise * size * rng.normal(size=present.shape))
+    score = np.where(present, 1 / (1 + size / 4), rng.uniform(0, 0.6, present.shape))
+    return dataclasses.replace(
+        errors,
+        points=np.where(present, off, np.nan),
+        present=present,
+        found=dataclasses.replace(errors.found, score=score),
+    )
+
+
+def example_without_probabilities():
+    return dataclasses.replace(example(), confidence=None)
+
+
+def test_bins_by_hand():
+    """Two groups, of four cases and of one, weigh the same."""
+    stated = np.array([[0.1, 0.3], [0.3, 0.8], [0.8, np.nan]])
+    so = np.array([[False, True], [False, True], [False, True]])
+    every, low, middle, high = reliability.bins("x", stated, so, np.array(["a", "a", "b"]))
+    assert (every.least, every.most, every.groups) == (0.0, 1.0, 2)
+    assert every.stated == pytest.approx(((0.1 + 0.3 + 0.3 + 0.8) / 4 + 0.8) / 2)
+    assert every.observed == pytest.approx((2 / 4 + 0) / 2)
+    assert [b.share for b in (low, middle, high)] == pytest.approx([1 / 8, 2 / 8, 5 / 8])
+    assert middle.observed == pytest.approx(0.5)
+    assert high.observed == pytest.approx((1 / 4) / (1 / 4 + 1))
+    assert reliability.bins("x", np.full((1, 1), np.nan), so[:1, :1], np.array(["a"])) == []
+
+
+def test_both_plots_are_drawn(tmp_path):
+    rng = np.random.default_rng(0)
+    told = fitting.calibrate(scored(rng, 30), POINTS, "id", LEVELS, 0.05, True)
+    other = scored(rng, 30)
+    rows = fitting.coverage(other, told, POINTS)
+    bins = fitting.probabilities(other, told, True)
+    assert reliability.bins_table(bins).count("confidence") > 2
+    for found, name in ((bins, "both"), ([], "one")):
+        reliability.draw(rows, found, tmp_path / f"{name}.png")
+    widths = [Image.open(tmp_path / f"{name}.png").width for name in ("one", "both")]
+    assert widths[1] == pytest.approx(2 * widths[0], abs=2)
+
+
+def test_why_there_is_no_visibility():
+    errors = errors_of(np.random.default_rng(0), 25)
+    told = fitting.calibrate(errors, POINTS, "id", LEVELS, 0.05, True)
+    absent = make_config(**{"data.missing": "absent"})
+    (why,) = calibration_lib.missing(errors, told, make_config())
+    assert "do not tell absent points" in why
+    (why,) = calibration_lib.missing(errors, told, absent)
+    assert "every point of the cal split is in its picture" in why
+    mute = dataclasses.replace(errors.found, score=np.full(errors.points.shape, np.nan))
+    (why,) = calibration_lib.missing(dataclasses.replace(errors, found=mute), told, absent)
+    assert "without a score" in why
+    none = dataclasses.replace(told, confidence=None)
+    assert "two labelled points" in calibration_lib.missing(errors, none, absent)[0]
 
 
 def test_visibility_is_told_where_labels_know_it():
@@ -186,11 +330,11 @@ def test_visibility_is_told_where_labels_know_it():
         points=np.where(present, errors.points, np.nan),
         found=dataclasses.replace(errors.found, score=score),
     )
-    told = calibration_lib.calibrate(errors, POINTS, "id", LEVELS, 0.05, absent_known=True)
+    told = fitting.calibrate(errors, POINTS, "id", LEVELS, 0.05, absent_known=True)
     assert told.visibility is not None
     assert told.visibility(np.array([0.1]))[0] < 0.1
     assert told.visibility(np.array([0.9]))[0] > 0.9
-    unknown = calibration_lib.calibrate(errors, POINTS, "id", LEVELS, 0.05, absent_known=False)
+    unknown = fitting.calibrate(errors, POINTS, "id", LEVELS, 0.05, absent_known=False)
     assert unknown.visibility is None
     # A point that is not there is not right, wherever it is said to be.
     assert told.confidence(np.array([0.01]))[0] < 0.1 < unknown.confidence(np.array([0.01]))[0]
@@ -199,7 +343,7 @@ def test_visibility_is_told_where_labels_know_it():
 def test_one_point_has_intervals_and_no_confidence():
     rng = np.random.default_rng(0)
     errors = errors_of(rng, 25, k=1)
-    told = calibration_lib.calibrate(errors, KeypointSet(("a",)), "id", LEVELS, 0.05, False)
+    told = fitting.calibrate(errors, KeypointSet(("a",)), "id", LEVELS, 0.05, False)
     assert told.confidence is None
     assert len(told.points["a"]) == 3
 
@@ -231,8 +375,8 @@ def example():
         levels=LEVELS,
         groups=30,
         examples=60,
-        points={"a": (1.0, 2.0, 3.0), "b": ()},
-        lines={"length": (0.5, 1.0, np.inf)},
+        points={"a": (1.0, 2.0, 3.0), "b": (1.0, 1.5, 2.0)},
+        lines={"length": Line(0, 1, (0.5, 1.0, np.inf))},
         within=0.05,
         confidence=Steps((0.1, 0.6), (0.2, 0.9)),
     )
@@ -253,6 +397,9 @@ def test_a_calibration_is_read_back(tmp_path):
         lambda told: told.update(confidence={"scores": [], "values": []}),
         lambda told: told.update(identity="x"),
         lambda told: told.update(lines=[1]),
+        lambda told: told.update(lines={"length": [0.5, 1.0, 2.0]}),
+        lambda told: told.update(lines={"length": {"a": 0, "b": 1, "factors": [1.0]}}),
+        lambda told: told.update(levels=[0.8, 0.9, 1.5]),
         lambda told: told.update(more=1),
     ],
 )
@@ -283,13 +430,73 @@ def test_instances_are_read_back(tmp_path):
     assert pictures_in(tmp_path / "c.parquet") == []
 
 
+def test_a_calibration_of_an_earlier_version_is_a_sentence(tmp_path):
+    path = uncertainty.save(tmp_path, example())
+    path.write_text(path.read_text().replace('"format": 2', '"format": 1'))
+    with pytest.raises(UserError, match="another version of this program"):
+        uncertainty.load(tmp_path, example().identity)
+
+
+BAR = [[10.0, 5], [110, 5], [0, 0]]
+
+
 def test_a_scale_bar_is_as_uncertain_as_its_ends():
+    """As their maps say where nothing is calibrated, and never not at all."""
+    config = make_config()
     covariance = np.zeros((1, 3, 2, 2))
-    covariance[0, 0], covariance[0, 1] = np.diag([0.3, 9.0]), np.diag([0.1, 9.0])
-    found = instances([[[10, 5], [110, 5], [0, 0]]])
-    scale, sd = Scales(bar=Bar(0, 1, 2.0)).of(found, covariance)
+    covariance[0, 0], covariance[0, 1] = np.diag([90.0, 40.0]), np.diag([60.0, 70.0])
+    found = instances([BAR], covariance)
+    scale, sd = Scales(bar=Bar(0, 1, 2.0)).of(found, config, None)
     np.testing.assert_allclose(scale, 50.0)
-    np.testing.assert_allclose(sd, np.sqrt(0.4) / 2)
+    ends = place.covariances(found, config)[0, :2, 0, 0]
+    np.testing.assert_allclose(sd, np.sqrt(ends.sum()) / 2)
+    narrow = dataclasses.replace(found, covariance=1e-9 * np.ones((1, 3, 1, 1)) * np.eye(2))
+    assert Scales(bar=Bar(0, 1, 2.0)).of(narrow, config, None)[1] > 0.01
+
+
+def test_a_calibrated_scale_bar_has_the_deviation_that_its_interval_says():
+    """Of its own length where that was calibrated, else of its ends; of normal errors, the true."""
+    rng = np.random.default_rng(0)
+    n, sd = 4000, 1.5
+    truth = np.broadcast_to(np.array(BAR), (n, 3, 2))
+    found = instances(truth + sd * rng.normal(size=truth.shape))
+
+    class Records:
+        keypoints, labelled = truth, np.ones((n, 3), bool)
+        groups = np.arange(n).astype(str)
+
+    for points in (POINTS, KeypointSet(POINTS.names)):
+        errors = labelled.compare(found, Records, points)
+        told = fitting.calibrate(errors, points, "id", LEVELS, 0.05, False)
+        _, deviation = Scales(bar=Bar(1, 0, 2.0)).of(found, make_config(), told)
+        np.testing.assert_allclose(deviation, np.sqrt(2) * sd / 2, rtol=0.03)
+    bare = dataclasses.replace(told, points=dict.fromkeys(POINTS.names, (np.nan,) * 3))
+    assert np.isnan(bare.length_sd(found, ("bar", 0, 1))).all()
+
+
+def test_scales_fall_through_where_the_bar_is_not_found():
+    """To the table and then to the number for all; each instance by itself."""
+    points = np.array([BAR] * 4)
+    points[1, 0] = np.nan
+    points[2, 0] = points[2, 1]
+    points[3, 1] = np.inf
+    found = instances(points)
+    told = Scales(
+        bar=Bar(0, 1, 2.0), by_name={"1.png": Scale(7.0, 0.5)}, everywhere=Scale(3.0, 0.1)
+    )
+    scale, sd = told.of(found, make_config(), example())
+    np.testing.assert_allclose(scale, [50.0, 7.0, 3.0, 3.0])
+    np.testing.assert_allclose(sd[1:], [0.5, 0.1, 0.1])
+    assert sd[0] > 0
+    scale, _ = Scales(bar=Bar(0, 1, 2.0)).of(found, make_config(), None)
+    assert np.isnan(scale).tolist() == [False, True, True, True]
+
+
+def test_a_bar_that_is_likely_not_in_the_picture_is_not_found():
+    found = instances([BAR, BAR], score=[[0.9, 0.9, 0.1], [0.9, 0.2, 0.9]])
+    told = dataclasses.replace(example(), visibility=Steps((0.0, 0.5), (0.1, 0.9)))
+    scale, _ = Scales(bar=Bar(0, 1, 2.0), everywhere=Scale(3.0)).of(found, make_config(), told)
+    np.testing.assert_allclose(scale, [50.0, 3.0])
 
 
 def test_scales_are_found_by_the_end_of_a_path(tmp_path):
@@ -301,7 +508,7 @@ def test_scales_are_found_by_the_end_of_a_path(tmp_path):
     assert table["b/0.png"] == Scale(25.0, np.sqrt(2) * 0.5 / 2)
     found = instances(np.zeros((3, 3, 2)))
     found = dataclasses.replace(found, source=np.array(["a/b/0.png", "b0.png", "x/1.png"]))
-    told = Scales(by_name=table, everywhere=Scale(3.0)).of(found, found.covariance)
+    told = Scales(by_name=table, everywhere=Scale(3.0)).of(found, make_config(), None)
     np.testing.assert_allclose(told[0], [25.0, 3.0, 7.0])
     assert scales.parse("782.9,1.5") == Scale(782.9, 1.5)
 

@@ -26,9 +26,9 @@ def extra(calibration: Calibration | None, points: KeypointSet) -> Extra:
     if calibration is None:
         return nothing
     known = calibration
-    factors = uncertainty.factors_of(known.points, points.names, len(known.levels))
+    factors = known.point_factors(points.names)
     lines = points.measurements
-    of_lines = uncertainty.factors_of(known.lines, [n for n, *_ in lines], len(known.levels))
+    of_lines = known.line_factors(lines)
 
     def outputs(found: Decoded, original_from_input, places) -> Outputs:
         unit = jnp.stack([original_from_input[0, 0], original_from_input[1, 1]])

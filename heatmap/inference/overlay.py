@@ -25,7 +25,7 @@ def write(
     Args:
       folder: OUT; files go to its folder overlay/, under the names of their sources.
       stream: gives the instances.
-      meaning: of them; with a calibration, discs of the highest level are drawn.
+      meaning: of them; with a calibration, discs of the highest level that it has are drawn.
       sources: `input_pipeline.sources.Source`.
       since: seconds of the epoch; what was drawn before is drawn anew.
     """
@@ -136,7 +136,13 @@ def draw(pixels: np.ndarray, found: Instances, meaning: Meaning) -> np.ndarray:
 
 
 def _radii(found: Instances, meaning: Meaning) -> np.ndarray:
-    """Returns [N, K] px, the discs of the highest level; NaN without a calibration."""
+    """Returns [N, K] px, discs of the highest level that any point has; NaN without a calibration.
+
+    The discs of a picture are all of one level, so that they can be compared.
+    """
     if meaning.calibration is None:
         return np.full(found.score.shape, np.nan)
-    return meaning.calibration.radii(found, meaning.points.names)[..., -1]
+    names = meaning.points.names
+    known = ~np.isnan(meaning.calibration.point_factors(names)).all(axis=0)
+    level = np.flatnonzero(known)[-1] if known.any() else 0
+    return meaning.calibration.radii(found, names)[..., level]

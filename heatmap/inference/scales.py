@@ -1,7 +1,7 @@
 """From pixels to centimetres: the scale of each picture, and how uncertain it is.
 
-A scale comes from a number for all pictures, from a table with a row for each, or from a scale bar
-whose ends the model finds as two of its points. Its uncertainty, σ(s)/s of the length, is the same
+A scale comes from a scale bar whose ends the model finds as two of its points, from a table with a
+row for each picture, or from a number for all. Its uncertainty, σ(s)/s of the length, is the same
 for all lengths of a picture, and so is reported apart from theirs.
 """
 
@@ -13,8 +13,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from heatmap.config import Config
 from heatmap.errors import UserError
+from heatmap.inference import place
 from heatmap.inference.instances import Instances
+from heatmap.inference.uncertainty import Calibration
 from heatmap.pairs import distance
 
 POINT_SD = 1.0  # px, of each end of a scale in a table that does not state its own
@@ -50,7 +53,7 @@ class Bar:
 
 @dataclasses.dataclass(frozen=True)
 class Scales:
-    """Where scales come from; the first that applies to a picture counts.
+    """Where scales come from; the first that applies to an instance counts.
 
     Attributes:
       bar: that the model finds, or None.
@@ -67,19 +70,24 @@ class Scales:
         """Whether there is any."""
         return bool(self.bar or self.by_name or self.everywhere)
 
-    def of(self, found: Instances, place_covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def of(
+        self, found: Instances, config: Config, calibration: Calibration | None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Returns (px per cm [N], its standard deviation [N]), NaN where there is none.
 
         Args:
           found: N instances.
-          place_covariance: [N, K, 2, 2] px², of where points are; NaN where not known.
+          config: of the run.
+          calibration: of the predictor, or None; with one that knows the ends of the scale bar, the
+            deviation is calibrated too, else it is what their maps say of themselves.
         """
-        if self.bar:
-            return self._from_bar(self.bar, found, place_covariance)
         known = [self._named(str(name)) for name in found.source]
         values = [(s.px_per_cm, s.sd) if s else (math.nan, math.nan) for s in known]
-        table = np.array(values, np.float64).reshape(len(found), 2)
-        return table[:, 0], table[:, 1]
+        told = np.array(values, np.float64).reshape(len(found), 2)
+        if self.bar:
+            read = _from_bar(self.bar, found, config, calibration)
+            told = np.where(np.isnan(read[:, :1]), told, read)
+        return told[:, 0], told[:, 1]
 
     def _named(self, name: str) -> Scale | None:
         parts = name.split("/")
@@ -88,16 +96,26 @@ class Scales:
                 return scale
         return self.everywhere
 
-    def _from_bar(
-        self, bar: Bar, found: Instances, covariance: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        along = found.points[:, bar.b] - found.points[:, bar.a]
-        length = distance(found.points[:, bar.a], found.points[:, bar.b])
-        length = np.where(np.isfinite(length) & (length > 0), length, np.nan)
-        unit = along / length[:, None]
-        both = covariance[:, bar.a] + covariance[:, bar.b]
-        sd = np.sqrt(np.maximum(np.einsum("ni,nij,nj->n", unit, both, unit), 0))
-        return length / bar.cm, sd / bar.cm
+
+def _from_bar(
+    bar: Bar, found: Instances, config: Config, calibration: Calibration | None
+) -> np.ndarray:
+    """Returns [N, 2], px per cm and its deviation, NaN where the bar was not found."""
+    along = found.points[:, bar.b] - found.points[:, bar.a]
+    length = distance(found.points[:, bar.a], found.points[:, bar.b])
+    there = np.isfinite(length) & (length > 0)
+    if calibration and calibration.visibility:  # a map has a peak also where there is no bar
+        seen = calibration.visibility(found.score[:, [bar.a, bar.b]])
+        there &= (seen >= 0.5).all(axis=1)
+    length = np.where(there, length, np.nan)
+    unit = along / length[:, None]
+    wide = place.covariances(found, config)
+    both = wide[:, bar.a] + wide[:, bar.b]
+    sd = np.sqrt(np.einsum("ni,nij,nj->n", unit, both, unit))
+    if calibration:
+        calibrated = calibration.length_sd(found, ("bar", bar.a, bar.b))
+        sd = np.where(np.isnan(calibrated), sd, calibrated)
+    return np.stack([length, sd], axis=1) / bar.cm
 
 
 def parse(text: str) -> Scale:

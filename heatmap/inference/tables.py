@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from heatmap.config import Config
-from heatmap.inference import uncertainty
+from heatmap.inference import place
 from heatmap.inference.instances import Instances
 from heatmap.inference.scales import Scales
 from heatmap.inference.uncertainty import Calibration
@@ -45,7 +45,7 @@ def of_points(found: Instances, meaning: Meaning) -> Columns:
     """
     names = meaning.points.names
     k = len(names)
-    covariance = uncertainty.place_covariances(found, meaning.config)
+    covariance = place.covariances(found, meaning.config)
     columns: dict[str, Any] = {
         "source": np.repeat(found.source, k),
         "frame": np.repeat(found.frame, k),
@@ -96,8 +96,8 @@ def of_lengths(found: Instances, meaning: Meaning) -> Columns:
             bounds[f"high_{percent(level)}"] = lengths + widths[..., i]
     columns |= {f"px_{name}": values.ravel() for name, values in bounds.items()}
     if meaning.scales.any:
-        place = uncertainty.place_covariances(found, meaning.config)
-        scale, sd = (np.repeat(v, m) for v in meaning.scales.of(found, place))
+        of_pictures = meaning.scales.of(found, meaning.config, meaning.calibration)
+        scale, sd = (np.repeat(values, m) for values in of_pictures)
         columns["cm"] = columns["px"] / scale
         columns |= {f"cm_{name}": values.ravel() / scale for name, values in bounds.items()}
         columns |= {"px_per_cm": scale, "cm_scale_sd": columns["px"] / scale * (sd / scale)}
@@ -116,5 +116,6 @@ def batches(parts: Iterable[Columns]) -> Iterator[pa.RecordBatch]:
 
 
 def unknown_lengths(calibration: Calibration, points: KeypointSet) -> Sequence[str]:
-    """Names the measurements that a calibration knows nothing of."""
-    return [name for name, *_ in points.measurements if not calibration.lines.get(name)]
+    """Names the measurements that a calibration has no interval for, at any level."""
+    unknown = np.isnan(calibration.line_factors(points.measurements)).all(axis=1)
+    return [name for (name, *_), lacks in zip(points.measurements, unknown, strict=True) if lacks]

@@ -7,20 +7,21 @@ al., JASA 2018). A network without maps has one yardstick for all: a pixel of it
 """
 
 import dataclasses
+import math
 import pathlib
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from heatmap import conformal, workdir
-from heatmap.config import Config
+from heatmap import workdir
 from heatmap.errors import UserError
 from heatmap.inference.instances import Instances
 from heatmap.keypoints import Measurement
 
 LEVELS = (0.8, 0.9, 0.95)
-_FORMAT = 1
+_FORMAT = 2
 _FLOOR = 1e-6  # of a variance, in pixels of the input squared
 
 
@@ -78,21 +79,6 @@ def length_scale(along, covariance, unit, xp):
     return xp.sqrt(xp.maximum(variance, _FLOOR * unit[..., 0] * unit[..., 1]))
 
 
-def place_covariances(found: Instances, config: Config) -> np.ndarray:
-    """Returns [N, K, 2, 2] px²: what is left of the maps' covariance without the targets' own.
-
-    At the optimum of the loss this is the covariance of where the point is, as far as the network
-    knows. It is not calibrated. NaN where there are no maps.
-    """
-    size, maps = config.data.image_size, config.targets.heatmap_size
-    strides = np.array([size[1] / maps[1], size[0] / maps[0]])
-    blur = (config.targets.sigma * strides * found.unit) ** 2  # [N, 2]
-    left = found.covariance - np.einsum("nd,de->nde", blur, np.eye(2))[:, None]
-    values, vectors = np.linalg.eigh(np.nan_to_num(left))
-    known = np.einsum("...ij,...j,...kj->...ik", vectors, np.maximum(values, 0), vectors)
-    return np.where(np.isnan(found.covariance), np.nan, known)
-
-
 @dataclasses.dataclass(frozen=True)
 class Steps:
     """A calibrated probability as a function of a score: it rises in steps.
@@ -112,16 +98,31 @@ class Steps:
 
 
 @dataclasses.dataclass(frozen=True)
+class Line:
+    """What a calibration knows of the length between two points.
+
+    Attributes:
+      a: number of the one point.
+      b: of the other.
+      factors: for each level, NaN where too few groups show both.
+    """
+
+    a: int
+    b: int
+    factors: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class Calibration:
     """What a cal split has taught about the errors of a predictor.
 
     Attributes:
       identity: of the predictor, `Predictor.identity`.
-      levels: of coverage, ascending; those that there were groups enough for.
+      levels: of coverage, ascending.
       groups: how many there were.
       examples: how many.
-      points: for each point a factor for each level, or () where too few groups show it.
-      lines: for each measurement likewise.
+      points: for each point a factor for each level, NaN where too few groups show it.
+      lines: by the name of the measurement.
       within: what counts as right for the confidence, as a share of the reference length.
       confidence: P(error < within · reference), from the decoder's score; the reference is the
         diagonal of the extent of the labelled points. None where no instance has two of them.
@@ -135,7 +136,7 @@ class Calibration:
     groups: int
     examples: int
     points: dict[str, tuple[float, ...]]
-    lines: dict[str, tuple[float, ...]]
+    lines: dict[str, Line]
     within: float
     confidence: Steps | None
     visibility: Steps | None = None
@@ -143,66 +144,50 @@ class Calibration:
 
     def radii(self, found: Instances, names: Sequence[str]) -> np.ndarray:
         """Returns [N, K, L] px: a disc round each point that holds the true one, by level."""
-        return spread(found)[..., None] * factors_of(self.points, names, len(self.levels))
+        return spread(found)[..., None] * self.point_factors(names)
 
     def half_widths(self, found: Instances, lines: Sequence[Measurement]) -> np.ndarray:
         """Returns [N, M, L] px: how far the true length may be from the measured one, by level."""
         wide = [length_spread(found, line) for line in lines]
-        factors = factors_of(self.lines, [name for name, *_ in lines], len(self.levels))
-        return np.stack(wide, axis=1)[..., None] * factors if wide else np.zeros((len(found), 0, 0))
+        if not wide:
+            return np.zeros((len(found), 0, len(self.levels)))
+        return np.stack(wide, axis=1)[..., None] * self.line_factors(lines)
 
+    def length_sd(self, found: Instances, line: Measurement) -> np.ndarray:
+        """Returns [N] px: the standard deviation of a length that has normal errors.
 
-def factors_of(table: dict[str, tuple[float, ...]], names: Sequence[str], count: int) -> np.ndarray:
-    """Returns a table's rows as [names, levels], NaN where nothing is known."""
-    rows = [table.get(name) or (np.nan,) * count for name in names]
-    return np.array(rows, np.float64).reshape(len(names), count)
+        It is taken from the interval of that length or, where it was not calibrated, from the discs
+        round its ends, as if these erred independently, at the lowest level that is known. NaN
+        without.
+        """
+        _, a, b = line
+        known = np.isfinite(self.line_factors([line])[0])
+        if known.any():
+            level = known.argmax()
+            tails = statistics.NormalDist().inv_cdf((1 + self.levels[level]) / 2)
+            return self.half_widths(found, [line])[:, 0, level] / tails
+        names = list(self.points)
+        factors = self.point_factors([names[a], names[b]])
+        known = np.isfinite(factors).all(axis=0)
+        if not known.any():
+            return np.full(len(found), np.nan)
+        level = known.argmax()
+        # A disc holds a round normal error with the probability 1 - exp(-r²/2 sd²).
+        rayleigh = math.sqrt(-2 * math.log(1 - self.levels[level]))
+        return np.hypot(*(spread(found)[:, [a, b]] * factors[:, level] / rayleigh).T)
 
+    def point_factors(self, names: Sequence[str]) -> np.ndarray:
+        """Returns [K, L], NaN where nothing is known."""
+        unknown = (math.nan,) * len(self.levels)
+        rows = [self.points.get(name, unknown) for name in names]
+        return np.array(rows, np.float64).reshape(len(names), len(self.levels))
 
-def factors(
-    errors: np.ndarray, scale: np.ndarray, groups: np.ndarray, levels: Sequence[float]
-) -> tuple[float, ...]:
-    """Calibrates one point or line.
-
-    Args:
-      errors: [N] px, infinite where lost, NaN where not labelled.
-      scale: [N] px, the yardstick.
-      groups: [N].
-      levels: of coverage.
-
-    Returns:
-      A factor for each level, or () if too few groups show it for one of them.
-    """
-    known = ~np.isnan(errors)
-    if len(np.unique(groups[known])) < conformal.groups_needed(max(levels)):
-        return ()
-    ratios = errors[known] / scale[known]
-    return tuple(conformal.bound(ratios, groups[known], level) for level in levels)
-
-
-def monotone(score: np.ndarray, right: np.ndarray, groups: np.ndarray) -> Steps:
-    """Fits P(right) as a function of a score by isotonic regression, each group weighing the same.
-
-    (Zadrozny and Elkan, KDD 2002.) Nothing is certain after n groups: values keep 1/(n + 2) away
-    from 0 and 1, as by Laplace's rule of succession.
-
-    Args:
-      score: [N]; NaN counts as 0.
-      right: [N] bool.
-      groups: [N].
-    """
-    from scipy import optimize
-
-    _, index, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    # Equal scores must have equal values: they are one place with their mean.
-    places, where = np.unique(np.nan_to_num(score), return_inverse=True)
-    weight = 1 / sizes[index]
-    total = np.bincount(where, weight)
-    share = np.bincount(where, weight * right) / total
-    fitted = optimize.isotonic_regression(share, weights=total).x
-    least = 1 / (len(sizes) + 2)
-    fitted = np.clip(fitted, least, 1 - least)
-    starts = np.flatnonzero(np.diff(fitted, prepend=-1.0) > 0)
-    return Steps(tuple(places[starts].tolist()), tuple(fitted[starts].tolist()))
+    def line_factors(self, lines: Sequence[Measurement]) -> np.ndarray:
+        """Returns [M, L], NaN where nothing is known; lengths are known by their ends."""
+        known = {frozenset((line.a, line.b)): line.factors for line in self.lines.values()}
+        unknown = (math.nan,) * len(self.levels)
+        rows = [known.get(frozenset((a, b)), unknown) for _, a, b in lines]
+        return np.array(rows, np.float64).reshape(len(lines), len(self.levels))
 
 
 def path_of(folder: pathlib.Path, identity: str) -> pathlib.Path:
@@ -246,12 +231,24 @@ def time_of(folder: pathlib.Path, identity: str) -> float:
 
 
 def _from_json(told: dict[str, Any], identity: str) -> Calibration:
-    if told.pop("format") != _FORMAT or told["identity"] != identity:
-        raise ValueError("of another version or model")
-    for name in ("points", "lines"):
-        told[name] = {str(key): tuple(map(float, row)) for key, row in told[name].items()}
-        if any(len(row) not in (0, len(told["levels"])) for row in told[name].values()):
-            raise ValueError(f"{name} do not fit the levels")
+    if told.pop("format") != _FORMAT:
+        raise ValueError("it was written by another version of this program")
+    if told["identity"] != identity:
+        raise ValueError("it is of another model")
+    told["levels"] = tuple(map(float, told["levels"]))
+    if not told["levels"] or not all(0 < level < 1 for level in told["levels"]):
+        raise ValueError("levels do not lie between 0 and 1")
+
+    def row(values: Sequence[Any]) -> tuple[float, ...]:
+        if len(values) != len(told["levels"]):
+            raise ValueError("factors do not fit the levels")
+        return tuple(map(float, values))
+
+    told["points"] = {str(name): row(values) for name, values in told["points"].items()}
+    told["lines"] = {
+        str(name): Line(int(line["a"]), int(line["b"]), row(line["factors"]))
+        for name, line in told["lines"].items()
+    }
     for name in ("confidence", "visibility"):
         steps = told[name]
         if steps is not None:
@@ -259,5 +256,4 @@ def _from_json(told: dict[str, Any], identity: str) -> Calibration:
             if not scores or len(scores) != len(values):
                 raise ValueError(f"{name} has no steps")
             told[name] = Steps(scores, values)
-    told["levels"] = tuple(map(float, told["levels"]))
     return Calibration(**told)

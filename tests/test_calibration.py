@@ -1,0 +1,67 @@
+"""python -m heatmap.calibration, from a run of seconds to a prediction with intervals."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from heatmap import calibration, predict
+from heatmap.errors import UserError
+from heatmap.train import train
+from tests.helpers import make_config
+
+
+@pytest.fixture(scope="module")
+def run(tiny_root, tmp_path_factory):
+    """With a dozen pictures to calibrate on, each a group: enough for 90 %, too few for 95 %."""
+    folder = tmp_path_factory.mktemp("runs") / "cal"
+    config = make_config(
+        **{
+            "data.name": "simple_json",
+            "data.root": str(tiny_root),
+            "data.image_size": (32, 32),
+            "data.split.method": "hash",
+            "data.split.cal": 0.4,
+            "targets.heatmap_size": (16, 16),
+            "targets.sigma": 1.0,
+            "train.steps": 10,
+            "train.batch_size": 8,
+            "eval.batch_size": 4,
+            "eval.sheet_examples": 0,
+            "log.tensorboard": False,
+        }
+    )
+    train(config, folder)
+    return folder
+
+
+def test_a_length_that_is_named_later_has_intervals(run, tiny_root, tmp_path, capsys):
+    span = "--measure=span=bright-dim"
+    command = [f"--workdir={run}", str(tiny_root / "test"), span]
+    calibration.main([f"--workdir={run}"])
+    predict.main([*command, f"--out={tmp_path / 'before'}"])
+    assert "no intervals for span" in capsys.readouterr().out
+    calibration.main([f"--workdir={run}", span])
+    told = capsys.readouterr().out
+    assert "\nspan " in told
+    assert "- where too few groups show it; it takes 4 at 80%, 9 at 90%, 19 at 95%" in told
+    assert "confidence 0.00-1.00" in told
+    assert "no visibility: the labels do not tell absent points" in told
+    predict.main([*command, f"--out={tmp_path / 'after'}", "--overlay"])
+    assert "no intervals" not in capsys.readouterr().out
+    lengths = pq.read_table(tmp_path / "after" / "lengths.parquet").to_pandas()
+    assert np.isfinite(lengths["px_high_90"]).all()
+    assert lengths["px_high_95"].isna().all()
+    (tested,) = (run / "calibration").glob("*-test.json")
+    rows = json.loads(tested.read_text())
+    assert {row["what"] for row in rows["coverage"]} == {"points", "span"}
+    assert rows["probabilities"][0]["what"] == "confidence"
+    assert (run / "figures" / "calibration.png").stat().st_size > 5_000
+
+
+def test_slips_are_sentences(run):
+    with pytest.raises(UserError, match="--measure span=bright must name two points"):
+        calibration.main([f"--workdir={run}", "--measure=span=bright"])
+    with pytest.raises(UserError, match="too few for intervals at 95%, which take 19"):
+        calibration.main([f"--workdir={run}", "--levels", "0.95"])
