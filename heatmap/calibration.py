@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 import jax
 import numpy as np
 
-from heatmap import compilation, conformal, evaluate, workdir
+from heatmap import command_line, compilation, conformal, evaluate, workdir
 from heatmap.checkpoint import LATEST, Checkpoints
 from heatmap.errors import UserError, guard
 from heatmap.inference import batches, uncertainty
@@ -249,14 +249,7 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--workdir",
-        type=pathlib.Path,
-        action="append",
-        required=True,
-        help="of a trained run; given again, the models vote",
-    )
-    parser.add_argument("--flip", action="store_true", help="predict the mirrored picture too")
+    command_line.add_models(parser)
     parser.add_argument("--levels", type=float, nargs="+", default=list(uncertainty.LEVELS))
     parser.add_argument(
         "--within", type=float, default=_WITHIN, help="right is: within this share of the extent"
