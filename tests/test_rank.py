@@ -431,7 +431,7 @@ def test_a_run_whose_data_are_gone_ranks_all_the_same(run, tiny_root, tmp_path, 
     command = [f"--workdir={run}", str(tiny_root / "val"), f"--out={out}"]
     rank.main([*command, f"--root={tmp_path / 'gone'}"])
     assert len(table(out / "to_label.csv")) == 6
-    assert "without the run's own data" in capsys.readouterr().err
+    assert "Without the run's own data (--root)" in capsys.readouterr().err
 
 
 def test_its_own_pictures_are_no_candidates(run, other_root, tmp_path):

@@ -38,7 +38,7 @@ def records_of(config: Config, root: str) -> Any | None:
 
 
 def _tell(consequence: str, error: UserError) -> None:
-    print(f"without the run's own data, {consequence}: {error} (--root)", file=sys.stderr)
+    print(f"{error} Without the run's own data (--root), {consequence}.", file=sys.stderr)
 
 
 def without(sources: Sequence, records) -> list:
@@ -59,10 +59,13 @@ def without(sources: Sequence, records) -> list:
     known: dict[int, set[bytes]] = {}  # hashes by size, of sizes that occur
 
     def is_labelled(path: pathlib.Path) -> bool:
-        size = path.stat().st_size
-        if size in by_size and size not in known:
-            known[size] = {_hash(one) for one in by_size[size]}
-        return size in known and _hash(path) in known[size]
+        try:
+            size = path.stat().st_size
+            if size in by_size and size not in known:
+                known[size] = {_hash(one) for one in by_size[size]}
+            return size in known and _hash(path) in known[size]
+        except OSError:  # whoever looks at it will say so
+            return False
 
     return [source for source in sources if source.is_video or not is_labelled(source.path)]
 
