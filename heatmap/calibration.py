@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from heatmap import compilation, conformal, evaluate, workdir
+from heatmap import command_line, compilation, conformal, evaluate, workdir
 from heatmap.checkpoint import LATEST, Checkpoints
 from heatmap.config import Config
 from heatmap.errors import UserError, guard
@@ -121,13 +121,7 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--workdir",
-        type=pathlib.Path,
-        action="append",
-        required=True,
-        help="of a trained run; given again, the models vote",
-    )
+    command_line.add_models(parser)
     parser.add_argument(
         "--measure",
         action="append",
@@ -135,7 +129,6 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME=A-B",
         help=lengths.MEASURE,
     )
-    parser.add_argument("--flip", action="store_true", help="predict the mirrored picture too")
     parser.add_argument("--levels", type=float, nargs="+", default=list(uncertainty.LEVELS))
     parser.add_argument(
         "--within", type=float, default=_WITHIN, help="right is: within this share of the extent"

@@ -92,6 +92,20 @@ def parser(program: str, about: str | None) -> argparse.ArgumentParser:
     )
 
 
+def add_models(flags_of_program: argparse.ArgumentParser) -> None:
+    """Adds the flags of every command that asks trained runs: --workdir and --flip."""
+    flags_of_program.add_argument(
+        "--workdir",
+        type=pathlib.Path,
+        action="append",
+        required=True,
+        help="of a trained run; given again, the models vote",
+    )
+    flags_of_program.add_argument(
+        "--flip", action="store_true", help="predict the mirrored picture too"
+    )
+
+
 def read(
     flags_of_program: argparse.ArgumentParser, arguments: Sequence[str] | None, default: str
 ) -> tuple[argparse.Namespace, Config]:

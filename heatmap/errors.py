@@ -57,7 +57,7 @@ def disk_trouble(error: BaseException) -> str | None:
             or number == errno.EROFS
             or any(r in text for r in readable)
         ):
-            return f"No access ({text}). Choose a --workdir that may be written to."
+            return f"No access ({text}). Change what may be read or written there, or name another."
         seen = seen.__cause__ or seen.__context__
     return None
 

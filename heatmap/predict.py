@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 
 from tqdm import tqdm
 
-from heatmap import compilation, state, workdir
+from heatmap import command_line, compilation, state, workdir
 from heatmap.errors import UserError, guard
 from heatmap.inference import (
     batches,
@@ -76,7 +76,6 @@ def predict(
             _predict_block(model, following, parts, problems, bar)
     for problem in problems:
         print(problem.reason, file=sys.stderr)
-    files.write_problems(out / "problems.csv", problems)
     return lambda: parts.stream(found_sources), problems
 
 
@@ -119,7 +118,7 @@ def read_scales(options: argparse.Namespace, points: KeypointSet) -> Scales:
             bar = Bar(a, b, float(length))
         except ValueError:
             bar = None
-        if bar is None or not 0 < bar.cm < float("inf") or a == b:
+        if bar is None or not 0 < bar.cm < float("inf"):
             raise UserError(f"--scale_bar {options.scale_bar} must end in centimetres: 4-5=1.0.")
     return Scales(
         bar=bar,
@@ -135,16 +134,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="picture, video, folder or glob")
-    parser.add_argument(
-        "--workdir",
-        type=pathlib.Path,
-        action="append",
-        required=True,
-        help="of a trained run; given again, the models vote",
-    )
+    command_line.add_models(parser)
     parser.add_argument("--out", type=pathlib.Path, required=True, help="where results go")
     parser.add_argument("--boxes", type=pathlib.Path, help="COCO file with a box for each instance")
-    parser.add_argument("--flip", action="store_true", help="predict the mirrored picture too")
     parser.add_argument(
         "--formats",
         default="parquet,csv",
@@ -176,12 +168,13 @@ def main(arguments: list[str] | None = None) -> None:
     compilation.keep()
     from input_pipeline import coco, sources
 
-    named = sources.find(options.inputs, but=options.out)
+    named, unread = sources.find(options.inputs, but=options.out)
     if any(source.is_video for source in named):
         from input_pipeline import video
 
         video.library()
     boxes = coco.read_boxes(options.boxes) if options.boxes else None
+    files.check_instances(formats, named, boxes)
     boxes_hash = hashlib.sha256(options.boxes.read_bytes()).hexdigest() if options.boxes else ""
     configs = [workdir.read_config(folder) for folder in options.workdir]
     with contextlib.suppress(RuntimeError):  # a process that has computed keeps its devices
@@ -191,21 +184,23 @@ def main(arguments: list[str] | None = None) -> None:
     told_scales = read_scales(options, points)
     sources.check_entries(named, told_scales.by_name, f"--scales {options.scales}")
     sources.check_entries(named, boxes or {}, f"--boxes {options.boxes}")
+    if boxes is None and (lack := predictor.lack_of_boxes(model.config)):
+        print(lack, file=sys.stderr)
     calibration = uncertainty.load_for(options.workdir[0], model.identity(), boxes is not None)
     meaning = Meaning(points, model.config, calibration, told_scales)
     with workdir.locked(options.out):
         stream, problems = predict(model, named, boxes, options.out, boxes_hash)
+        files.write_problems(options.out / "problems.csv", [*unread, *problems])
         files.write(formats, options.out, stream, meaning)
         if options.overlay:
             since = uncertainty.time_of(options.workdir[0], model.identity())
             overlay.write(options.out, stream, meaning, named, since)
-    _tell(options, meaning, len(named), problems)
+    files.tell_problems(options.out / "problems.csv", unread, problems)
+    _tell(options, meaning, len(named))
 
 
-def _tell(options: argparse.Namespace, meaning: Meaning, count: int, problems: Sequence) -> None:
+def _tell(options: argparse.Namespace, meaning: Meaning, count: int) -> None:
     """Says what was done, and what the numbers do not have."""
-    if problems:
-        print(f"{len(problems)} could not be read; {options.out / 'problems.csv'} lists them")
     if meaning.calibration is None:
         print(
             "no intervals: these models have not been calibrated for such pictures with these "

@@ -5,10 +5,11 @@ python -m heatmap.rank --workdir=runs/a --workdir=runs/b DIR '*.png' --flip --ou
 python -m heatmap.rank --workdir=runs/mine --labelled --split=test
 
 The first two order pictures, and frames of videos, that have no labels: first those of which the
-model is unsure and which do not look alike. DIR/to_label.csv lists them, DIR/to_label.png shows a
-dozen. The last orders the labelled pictures of the run by the label that the model doubts most:
-doubted_labels.csv and .png in DIR, by default WORKDIR/rank. Pictures that it was trained on it may
-have learned by heart, with their wrong labels: trust the other splits.
+model is unsure and which look neither alike nor like what the run's data have labels of. DIR/
+to_label.csv lists them, DIR/to_label.png shows a dozen. The last orders the labelled pictures of
+the run by the label that the model doubts most: doubted_labels.csv and .png in DIR, by default
+WORKDIR/rank. Pictures that it was trained on it may have learned by heart, with their wrong labels:
+trust the other splits.
 """
 
 import argparse
@@ -18,11 +19,12 @@ import dataclasses
 import pathlib
 from collections.abc import Iterable, Sequence
 
-from heatmap import compilation, evaluate, state, workdir
+from heatmap import command_line, compilation, evaluate, state, workdir
 from heatmap.checkpoint import LATEST, Checkpoints
 from heatmap.errors import UserError, guard
 from heatmap.fields import choose
-from heatmap.inference import candidates, doubts, files, judged, predictor, ranking
+from heatmap.inference import candidates, doubts, files, judged, own_data, predictor, ranking
+from heatmap.inference.candidates import Candidates
 from heatmap.inference.doubts import Doubt
 from heatmap.inference.judged import Judged
 from heatmap.keypoints import KeypointSet
@@ -42,7 +44,7 @@ def rank_pictures(options: argparse.Namespace) -> None:
     """
     from input_pipeline import coco, sources, video
 
-    named = sources.find(options.inputs)
+    named, unread = sources.find(options.inputs, but=options.out)
     if any(source.is_video for source in named):
         video.library()
     boxes = coco.read_boxes(options.boxes) if options.boxes else None
@@ -52,25 +54,39 @@ def rank_pictures(options: argparse.Namespace) -> None:
             f"{options.workdir[0]} gives coordinates without maps, which do not tell how sure it "
             "is of them: add --flip, or a second --workdir to compare it with."
         )
+    records = own_data.records_of(model.config, options.root)
+    fresh = own_data.without(named, records)
+    if not fresh:
+        raise UserError(f"All {len(named)} pictures have labels already; name others.")
+    listing = options.out / "to_label.csv"
     with workdir.locked(options.out):
-        found, problems = candidates.look(model, named, boxes, options.every)
-        files.write_problems(options.out / "problems.csv", problems)
-        rows, clusters = ranking.choose(found.features, found.uncertainty, options.count)
-        chosen = found.take(rows)
-        _write(
-            options.out / "to_label.csv",
-            ["rank", "source", "frame", "uncertainty", "cluster"],
-            (
-                [i + 1, named[chosen.source[i]].name, chosen.frame[i], f"{u:.5g}", clusters[i]]
-                for i, u in enumerate(chosen.uncertainty)
-            ),
+        found, problems = candidates.look(model, fresh, boxes, options.every)
+        files.write_problems(options.out / "problems.csv", [*unread, *problems])
+        chosen = ranking.choose(
+            found.features, found.uncertainty, options.count, own_data.features(model, records)
         )
-        first = chosen.take(slice(_SHOWN))
-        shown = candidates.examples(model, named, boxes, first)
+        first = _write_choice(listing, fresh, found, chosen)
+        shown = candidates.examples(model, fresh, boxes, first.take(slice(_SHOWN)))
         draw(options.out / "to_label.png", shown, model.points)
-    if problems:
-        print(f"{len(problems)} could not be read; {options.out / 'problems.csv'} lists them")
-    print(f"wrote {len(rows)} of {len(found)} pictures to {options.out / 'to_label.csv'}")
+    files.tell_problems(options.out / "problems.csv", unread, problems)
+    if len(fresh) < len(named):
+        print(f"{len(named) - len(fresh)} have labels already, and are not proposed")
+    print(f"wrote {len(chosen.rows)} of {len(found)} pictures to {listing}")
+
+
+def _write_choice(
+    path: pathlib.Path, named: Sequence, found: Candidates, chosen: ranking.Choice
+) -> Candidates:
+    """Writes the list of pictures to label, and returns them."""
+    first = found.take(chosen.rows)
+    head = ["rank", "source", "frame", "uncertainty", "cluster"]
+    rows = zip(first.source, first.frame, first.uncertainty, chosen.clusters, strict=True)
+    listed = (
+        [rank, named[source].name, frame, f"{uncertainty:.5g}", cluster]
+        for rank, (source, frame, uncertainty, cluster) in enumerate(rows, start=1)
+    )
+    _write(path, head, listed)
+    return first
 
 
 def rank_labels(options: argparse.Namespace) -> None:
@@ -152,14 +168,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("inputs", nargs="*", metavar="INPUT", help="picture, video, folder or glob")
-    parser.add_argument(
-        "--workdir",
-        type=pathlib.Path,
-        action="append",
-        required=True,
-        help="of a trained run; given again, the models vote",
-    )
-    parser.add_argument("--flip", action="store_true", help="predict the mirrored picture too")
+    command_line.add_models(parser)
     parser.add_argument("--out", type=pathlib.Path, help="where results go")
     parser.add_argument("--count", type=int, default=50, help="how many to list; default: 50")
     parser.add_argument("--every", type=int, default=1, help="of a video every so many-th frame")

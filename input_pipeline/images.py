@@ -88,7 +88,7 @@ def inspect(path: pathlib.Path, declared_size: Size | None = None) -> Header:
             f"The picture {path} does not exist; check data.root and the file names in the labels."
         ) from error
     except _BROKEN as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     if orientation < 5:
         return height, width, orientation
     if declared_size == (height, width) and height != width:
@@ -112,7 +112,7 @@ def decode(path: pathlib.Path) -> None:
         with _open(path, io.BytesIO(data)) as image:
             image.load()
     except _BROKEN as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
 def check(
@@ -156,6 +156,15 @@ def check(
     if problems and len(problems) == len(files):
         raise UserError(f"None of the {len(files)} pictures can be used; first: {problems[0]}")
     return headers, tuple(problems)
+
+
+def is_one(path: pathlib.Path) -> bool:
+    """Says by its first bytes whether a file is a picture of a format that is trained on."""
+    try:
+        with path.open("rb") as file:
+            return file.read(16).startswith(tuple(magic for magic, _ in _FORMATS))
+    except OSError:
+        return False
 
 
 def _open(path: pathlib.Path, file) -> ImageFile.ImageFile:
@@ -213,7 +222,8 @@ def check_megapixels(path: pathlib.Path, size: Size, limit: float) -> None:
         )
 
 
-def _unreadable(path: pathlib.Path, error: BaseException) -> UserError:
+def unreadable(path: pathlib.Path, error: BaseException) -> UserError:
+    """Phrases what the system or Pillow says of a file."""
     if isinstance(error, OSError) and error.strerror:  # said by the system, not by Pillow
         return UserError(f"The picture {path} cannot be opened: {error.strerror}; mend that.")
     return UserError(

@@ -17,13 +17,23 @@ import numpy as np
 from heatmap import geometry, hardware
 from heatmap.config import Config
 from heatmap.errors import UserError
-from input_pipeline import augment, batching, images, labels, pictures, video
+from input_pipeline import augment, batching, images, labels, pictures, tiff_webp, video
 from input_pipeline.host import tf
 
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
-VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".ogv", ".ts")
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", *tiff_webp.SUFFIXES)
+VIDEOS = (
+    *(".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".ogv", ".ts"),
+    *(".flv", ".mts", ".m2ts", ".3gp", ".mxf"),
+)
+# What a folder may hold besides that is told, as someone may expect an answer for it.
+UNREAD = (
+    *(".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".jfif", ".jpe", ".dng", ".cr2", ".cr3"),
+    *(".nef", ".arw", ".orf", ".raf", ".rw2", ".psd", ".tga", ".ppm", ".pgm", ".pnm", ".exr"),
+    *(".czi", ".nd2", ".lif", ".svs", ".vob", ".asf", ".rm", ".h264", ".hevc", ".seq", ".mj2"),
+)
 WHOLE = -1  # the frame number of a picture
 _LARGEST_BOX = 10  # times its picture
+_LONGEST = 100  # letters of a name in a message
 _AHEAD = 4  # pictures a thread that may be read before they are asked for; each is whole in memory
 
 Boxes = Mapping[str, Sequence[np.ndarray]]
@@ -111,41 +121,84 @@ class Picture:
 Event = Picture | Problem | End
 
 
-def find(inputs: Sequence[str], but: pathlib.Path | None = None) -> list[Source]:
+def find(
+    inputs: Sequence[str], but: pathlib.Path | None = None
+) -> tuple[list[Source], list[Problem]]:
     """Lists the pictures and videos that are named, each once.
 
     Args:
-      inputs: files, folders (read with all folders in them) and globs; files are told apart by
-        their suffix.
+      inputs: files, folders (read with all folders in them) and globs; in folders, files are told
+        apart by their suffix.
       but: a folder whose files are left out when another that holds it is read: what was drawn
         for an earlier answer is no question.
 
     Returns:
-      In the order given; a folder's in natural order, so that 2.png comes before 10.png.
+      (in the order given, a folder's in natural order, so that 2.png comes before 10.png; what
+      looks like a picture or video and is not read, and why).
 
     Raises:
       UserError: for a name that is nothing, a folder without pictures, or another kind of file.
     """
     found: dict[str, Source] = {}
+    problems: dict[str, Problem] = {}
     for given in inputs:
-        path = pathlib.Path(given).expanduser()
-        if path.is_dir():
-            files = [p for p in path.rglob("*") if p.suffix.lower() in (*PICTURES, *VIDEOS)]
-            files = [p for p in files if p.is_file() and not _is_hidden(p.relative_to(path))]
-            files = [p for p in files if but is None or but.absolute() not in p.absolute().parents]
-            what = f"The folder {given} holds no pictures ({' '.join(PICTURES)}) and no videos"
-        elif path.is_file():
-            files, what = [path], ""
-        else:
-            files = [pathlib.Path(p) for p in glob.glob(str(path), recursive=True)]
-            files = [p for p in files if p.is_file()]
-            what = f"There is no {given}, and no file whose name fits it"
-        if not files:
-            raise UserError(f"{what}; name pictures, videos, folders or globs of them.")
+        try:
+            files, unread = _files_of(given, but)
+        except (OSError, RuntimeError) as error:  # the latter for ~NOBODY
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(
+                f"{_short(given)} cannot be looked for ({reason}); name pictures, videos, folders "
+                "or globs of them."
+            ) from error
+        for path in unread:
+            reason = f"{_told(path)} is in a format that is not read; convert it, or leave it out."
+            problems[path.as_posix()] = Problem(_told(path), WHOLE, reason)
         ranks = labels.natural_ranks([p.as_posix() for p in files])
         for file in sorted(files, key=lambda p: ranks[p.as_posix()]):
-            found.setdefault(file.as_posix(), _source(file))
-    return list(found.values())
+            name = file.as_posix()
+            if _told(file) != name:
+                reason = f"The name of {_told(file)} is not valid UTF-8; rename the file."
+                problems[name] = Problem(_told(file), WHOLE, reason)
+            elif name not in found:
+                found[name] = _source(file)
+    if not found:
+        raise UserError(next(iter(problems.values())).reason)
+    return list(found.values()), list(problems.values())
+
+
+def _files_of(
+    given: str, but: pathlib.Path | None
+) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
+    """Lists the files of an input, and those of a folder that are in formats that are not read."""
+    path = pathlib.Path(given).expanduser()
+    unread: list[pathlib.Path] = []
+    if path.is_dir():
+        files = [p for p in path.rglob("*") if p.suffix.lower() in (*PICTURES, *VIDEOS, *UNREAD)]
+        files = [p for p in files if p.is_file() and not _is_hidden(p.relative_to(path))]
+        files = [p for p in files if but is None or but.absolute() not in p.absolute().parents]
+        unread = sorted(p for p in files if p.suffix.lower() in UNREAD)
+        files = [p for p in files if p.suffix.lower() not in UNREAD]
+        what = f"The folder {given} holds no pictures ({' '.join(PICTURES)}) and no videos"
+        if unread:
+            what += f", but {len(unread)} files such as {unread[0].name}, which are not read"
+    elif path.is_file():
+        files, what = [path], ""
+    else:
+        files = [pathlib.Path(p) for p in glob.glob(str(path), recursive=True)]
+        files = [p for p in files if p.is_file()]
+        what = f"There is no {_short(given)}, and no file whose name fits it"
+    if not files:
+        raise UserError(f"{what}; name pictures, videos, folders or globs of them.")
+    return files, unread
+
+
+def _short(given: str) -> str:
+    return given if len(given) <= _LONGEST else f"{given[:_LONGEST]}…"
+
+
+def _told(path: pathlib.Path) -> str:
+    """Spells a path so that any file can hold it, \\udcff for a byte that is no UTF-8."""
+    return path.as_posix().encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _is_hidden(path: pathlib.Path) -> bool:
@@ -154,13 +207,16 @@ def _is_hidden(path: pathlib.Path) -> bool:
 
 def _source(path: pathlib.Path) -> Source:
     suffix = path.suffix.lower()
-    if suffix not in (*PICTURES, *VIDEOS):
-        raise UserError(
-            f"{path} is neither a picture ({' '.join(PICTURES)}) nor a video ({' '.join(VIDEOS)}); "
-            "convert it, or leave it out."
-        )
+    is_video = suffix in VIDEOS
+    if suffix not in (*PICTURES, *VIDEOS):  # and yet it was named
+        is_video = not images.is_one(path) and not tiff_webp.is_one(path)
+        if is_video and not video.is_one(path):
+            raise UserError(
+                f"{path} is neither a picture ({' '.join(PICTURES)}) nor a video that FFmpeg "
+                "reads; convert it, or leave it out."
+            )
     told = path.stat()
-    return Source(path.as_posix(), path, suffix in VIDEOS, f"{told.st_size}-{told.st_mtime_ns}")
+    return Source(path.as_posix(), path, is_video, f"{told.st_size}-{told.st_mtime_ns}")
 
 
 def picture_name(source: str, frame: int) -> str:
@@ -182,7 +238,7 @@ def check_entries(sources: Sequence[Source], entries: Iterable[str], table: str)
     known = set(entries)
     taken: dict[str, str] = {}
     for source in sources:
-        entry = next((end for end in _ends(source.name) if end in known), None)
+        entry = next((end for end in ends_of(source.name) if end in known), None)
         if entry is not None and taken.setdefault(entry, source.name) != source.name:
             raise UserError(
                 f"{table} names {entry}, which may be {taken[entry]} or {source.name}; write more "
@@ -190,7 +246,7 @@ def check_entries(sources: Sequence[Source], entries: Iterable[str], table: str)
             )
 
 
-def _ends(name: str) -> list[str]:
+def ends_of(name: str) -> list[str]:
     """Lists what a path may be called: itself, and it without its first folders."""
     parts = name.split("/")
     return ["/".join(parts[start:]) for start in range(len(parts))]
@@ -198,7 +254,7 @@ def _ends(name: str) -> list[str]:
 
 def boxes_of(name: str, boxes: Boxes) -> Sequence[np.ndarray] | None:
     """Finds the boxes of a source: by its name, or by the part of it that a file names; or None."""
-    return next((boxes[end] for end in _ends(name) if end in boxes), None)
+    return next((boxes[end] for end in ends_of(name) if end in boxes), None)
 
 
 def read(
@@ -320,6 +376,8 @@ def read_picture(path: pathlib.Path, max_megapixels: float) -> np.ndarray:
     Raises:
       UserError: if it cannot be read, or is larger than allowed.
     """
+    if tiff_webp.is_one(path):
+        return tiff_webp.read(path, max_megapixels)
     height, width, orientation = images.inspect(path)
     images.check_megapixels(path, (height, width), max_megapixels)
     try:

@@ -14,6 +14,7 @@ import numpy as np
 from heatmap.errors import UserError
 
 _WHOLE = 0.98  # of the frames that a file promises
+_STILL = ("_pipe", "image2", "tty")  # single pictures and, to FFmpeg, plain text
 
 
 class Broken(UserError):
@@ -42,6 +43,19 @@ def library() -> Any:
     # for the interpreter, which may be waiting for them to end: a deadlock.
     av.logging.set_level(None)
     return av
+
+
+def is_one(path: pathlib.Path) -> bool:
+    """Says whether FFmpeg finds moving pictures in a file, whatever its name.
+
+    Raises:
+      UserError: if PyAV is not installed.
+    """
+    av = library()
+    with contextlib.suppress(av.FFmpegError, OSError), av.open(str(path)) as container:
+        name = container.format.name
+        return bool(container.streams.video) and not name.endswith(_STILL)
+    return False
 
 
 def frames(path: pathlib.Path) -> Iterator[tuple[int, np.ndarray]]:

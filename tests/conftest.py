@@ -38,8 +38,14 @@ def tiny_root(tmp_path_factory) -> pathlib.Path:
     return write_spots(tmp_path_factory.mktemp("spots"))
 
 
-def write_spots(root: pathlib.Path) -> pathlib.Path:
-    rng = np.random.default_rng(0)
+@pytest.fixture(scope="session")
+def other_root(tmp_path_factory) -> pathlib.Path:
+    """The same with other pictures, which no run on `tiny_root` has labels of."""
+    return write_spots(tmp_path_factory.mktemp("others"), seed=1)
+
+
+def write_spots(root: pathlib.Path, seed: int = 0) -> pathlib.Path:
+    rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[:32, :32]
     for split, count in (("train", 20), ("val", 6), ("test", 6)):
         (root / split).mkdir(parents=True)

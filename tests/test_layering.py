@@ -70,6 +70,7 @@ COMMANDS = {
     "rank",
     "export",
     "serve",
+    "serving",
 }
 COMMANDS |= {"report.__main__", "report.examples"}  # the rest of `report` reads saved files only
 COMMANDS |= {f"checks.{name}" for name in ("codec", "trips", "cost")}  # the rest needs no data

@@ -175,7 +175,8 @@ def test_nothing_to_predict_is_a_sentence(run, tmp_path):
 def test_files_folders_and_globs_name_each_picture_once(pictures):
     for i in (2, 10):
         shutil.copyfile(pictures / "000.png", pictures / f"picture{i}.PNG")
-    found = input_pipeline.sources.find([str(pictures / "picture*.PNG"), str(pictures)])
+    found, problems = input_pipeline.sources.find([str(pictures / "picture*.PNG"), str(pictures)])
+    assert problems == []
     names = [source.path.name for source in found]
     assert names[:2] == ["picture2.PNG", "picture10.PNG"]
     assert sorted(names) == sorted(path.name for path in pictures.iterdir())
@@ -434,12 +435,13 @@ def test_lengths_and_scales(run, pictures, tmp_path):
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("--measure=apart=bright", "must name two points"),
+        ("--measure=apart=bright", "must name two different points"),
         ("--measure=a/b=0-1", "without a slash"),
-        ("--measure=same=1-1", "between two of the 2 points"),
+        ("--measure=same=1-1", "must name two different points"),
+        ("--measure=same=dim-1", "must name two different points"),
         ("--px_per_cm=-3", "one positive number"),
-        ("--scale_bar=0-1", "must name two points"),
-        ("--scale_bar=0-0=1", "must end in centimetres"),
+        ("--scale_bar=0-1", "must name two different points"),
+        ("--scale_bar=0-0=1", "must name two different points"),
         ("--scale_bar=0-1=x", "must end in centimetres"),
         ("--scales=missing.csv", "cannot be read"),
         ("--formats=xls", "--formats='xls' is not known"),
@@ -476,9 +478,35 @@ def test_the_command_ends_with_a_sentence_and_code_2(tmp_path):
     assert "holds no" in told.stderr
 
 
+@pytest.mark.parametrize("name", ["film.mp4", "film.mp4#000003"])
+def test_deeplabcut_has_no_room_for_several_which_is_said_first(
+    run, film, tmp_path, monkeypatch, name
+):
+    boxes = [(0, [0, 0, 64, 48]), (1, [0, 0, 32, 48]), (1, [32, 0, 32, 48])]
+    write_boxes(tmp_path / "boxes.json", ["other.mp4", name], boxes)
+    monkeypatch.setattr(predict, "predict", lambda *_: pytest.fail("predicted"))
+    command = [f"--workdir={run}", str(film), f"--out={tmp_path / 'out'}", "--formats=deeplabcut"]
+    with pytest.raises(UserError, match=f"{name} has several instances"):
+        predict.main([*command, f"--boxes={tmp_path / 'boxes.json'}"])
+    files.check_instances(["deeplabcut"], [], {name: [None, None]})  # no source of ours
+    files.check_instances(["csv"], [], {name: [None, None]})
+
+
+def test_what_a_kill_left_beside_deeplabcut_tables_goes(run, film, tmp_path):
+    code = "import os, sys; from heatmap import predict; from heatmap.inference import files\n"
+    code += "files._append_deeplabcut = lambda *_: os._exit(9)\npredict.main(sys.argv[1:])"
+    command = [f"--workdir={run}", str(film), f"--out={tmp_path}/out", "--formats=deeplabcut"]
+    killed = subprocess.run([sys.executable, "-c", code, *command], cwd=ROOT, capture_output=True)
+    assert killed.returncode == 9
+    folder = tmp_path / "out" / "deeplabcut"
+    assert len(list(folder.iterdir())) == 1
+    predict.main(command)
+    assert [path.name for path in folder.iterdir()] == ["film.csv"]
+
+
 @pytest.mark.slow
 def test_memory_does_not_grow_with_a_video(run, tmp_path):
-    """The peak of a process after 1,000 frames, and after 10,000."""
+    """The peak of a process after 1,000 frames, and after 10,000; -s shows them."""
     peaks = []
     for frames in (1_000, 10_000):
         film = tmp_path / f"{frames}.mp4"
@@ -489,4 +517,5 @@ def test_memory_does_not_grow_with_a_video(run, tmp_path):
         assert status == 0
         peaks.append(used.ru_maxrss / 1024)
         assert len(points(tmp_path / str(frames))) == 2 * frames
+        print(f"peak after {frames:,} frames: {peaks[-1]:.0f} MB")
     assert peaks[1] < peaks[0] + 60, peaks  # MB; a frame's results are half a kilobyte

@@ -159,3 +159,13 @@ def test_covariances_are_taken_to_the_picture():
     np.testing.assert_allclose(points[0, 0], there.mean(0), atol=0.05)
     np.testing.assert_allclose(found[0, 0], np.cov(there.T), rtol=0.02)
     np.testing.assert_allclose(unit, [[100 / 48, 40 / 32]])
+
+
+def test_a_mirror_that_would_swap_sides_unnoticed_is_refused():
+    names = ("nose", "left_hand", "right_hand", "tail")
+    unpaired = build("peak", points=KeypointSet(names))
+    with pytest.raises(UserError, match=r"left_hand/right_hand crosswise.*data\.flip_pairs=\"\(\("):
+        Predictor([unpaired], flip=True)
+    Predictor([unpaired])
+    for pairs in ("flip_pairs", "interchangeable_pairs"):
+        Predictor([build("peak", points=KeypointSet(names, **{pairs: ((1, 2),)}))], flip=True)

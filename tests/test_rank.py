@@ -242,6 +242,28 @@ def test_copies_come_last_the_most_uncertain_first():
     assert ranking.choose(features[:3], np.ones(3), 3).rows.tolist() == [0, 1, 2]
 
 
+def test_what_has_labels_counts_as_picked():
+    """Against picking the labelled ones first, by hand."""
+    rng = np.random.default_rng(0)
+    features, uncertainty = rng.normal(size=(30, 3)).astype(np.float32), rng.uniform(0.1, 0.2, 30)
+    centres = features[[3, 9]] + 1e-3
+    chosen = ranking.choose(features, uncertainty, 30, centres).rows.tolist()
+    picked = list(centres)
+    for row in chosen[:6]:
+        apart = np.min(np.linalg.norm(features[:, None] - np.array(picked)[None], axis=2), axis=1)
+        value = np.where(
+            np.isin(np.arange(30), chosen[: chosen.index(row)]), -1, apart * uncertainty
+        )
+        assert row == value.argmax()
+        picked.append(features[row])
+    assert set(chosen[-2:]) == {3, 9}
+    assert sorted(chosen) == list(range(30))
+    nothing = ranking.choose(features, uncertainty, 30, np.empty((0, 3))).rows.tolist()
+    assert nothing == ranking.choose(features, uncertainty, 30).rows.tolist()
+    alike = ranking.choose(np.ones((4, 3)), np.array([0.1, 0.3, 0.2, 0.25]), 4, np.ones((1, 3)))
+    assert alike.rows.tolist() == [1, 3, 2, 0]
+
+
 # --- which labels to doubt ---
 
 
@@ -357,8 +379,8 @@ def table(path):
         return list(csv.DictReader(file))
 
 
-def test_pictures_are_ranked(run, tiny_root, tmp_path, capsys):
-    given = shutil.copytree(tiny_root / "test", tmp_path / "given")
+def test_pictures_are_ranked(run, other_root, tmp_path, capsys):
+    given = shutil.copytree(other_root / "test", tmp_path / "given")
     for i in range(30):  # copies of one picture
         shutil.copyfile(given / "000.png", given / f"copy{i:02d}.png")
     (given / "cut.png").write_bytes((given / "000.png").read_bytes()[:200])
@@ -387,6 +409,39 @@ def test_pictures_are_ranked(run, tiny_root, tmp_path, capsys):
     assert not (out / "problems.csv").exists()
 
 
+def test_what_has_labels_is_not_proposed(run, tiny_root, other_root, tmp_path, capsys):
+    """Neither where it lies nor as a copy; and what looks like it comes last."""
+    given = shutil.copytree(other_root / "test", tmp_path / "given")
+    shutil.copyfile(tiny_root / "train" / "003.png", given / "copy.png")
+    pixels = np.asarray(Image.open(tiny_root / "train" / "005.png"))
+    Image.fromarray(pixels ^ 1).save(given / "twin.png")
+    out = tmp_path / "out"
+    command = [f"--workdir={run}", str(given), str(tiny_root / "val"), f"--out={out}"]
+    rank.main(command)
+    names = [row["source"].split("/")[-1] for row in table(out / "to_label.csv")]
+    assert sorted(names) == sorted([*(f"{i:03d}.png" for i in range(6)), "twin.png"])
+    assert names[-1] == "twin.png"
+    assert "7 have labels already" in capsys.readouterr().out
+    with pytest.raises(UserError, match="All 6 pictures have labels already"):
+        rank.main([f"--workdir={run}", str(tiny_root / "val"), f"--out={out}"])
+
+
+def test_a_run_whose_data_are_gone_ranks_all_the_same(run, tiny_root, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = [f"--workdir={run}", str(tiny_root / "val"), f"--out={out}"]
+    rank.main([*command, f"--root={tmp_path / 'gone'}"])
+    assert len(table(out / "to_label.csv")) == 6
+    assert "Without the run's own data (--root)" in capsys.readouterr().err
+
+
+def test_its_own_pictures_are_no_candidates(run, other_root, tmp_path):
+    given = shutil.copytree(other_root / "test", tmp_path / "given")
+    command = [f"--workdir={run}", str(given), f"--out={given / 'next'}"]
+    rank.main(command)
+    rank.main(command)
+    assert len(table(given / "next" / "to_label.csv")) == 6
+
+
 def test_frames_of_a_video_are_ranked(run, tmp_path):
     film, out = tmp_path / "film.mp4", tmp_path / "out"
     frames = [spots(0)] * 12 + [spots(i) for i in range(12)]
@@ -412,7 +467,7 @@ def test_a_picture_has_the_uncertainty_of_its_worst_instance(run, tmp_path):
     def uncertainty(*chosen):
         placed = [(i, box) for i in range(len(files)) for box in chosen]
         write_boxes(tmp_path / "boxes.json", files, placed)
-        named = sources.find([str(given)])
+        named, _ = sources.find([str(given)])
         listed = input_pipeline.coco.read_boxes(tmp_path / "boxes.json")
         found, problems = candidates.look(predictor.open_all([run]), named, listed, 1)
         assert problems == []
@@ -504,11 +559,15 @@ def test_nothing_readable_is_a_sentence(run, tmp_path):
         rank.main([f"--workdir={run}", str(tmp_path / "bad.png"), f"--out={tmp_path / 'out'}"])
 
 
-def test_coordinates_alone_tell_no_uncertainty(tiny_root, tmp_path):
+def test_coordinates_alone_tell_no_uncertainty(tiny_root, other_root, tmp_path):
     settings = {"model.name": "regression", "loss.name": "coordinate_mse", "train.steps": 1}
     config = make_config(**TINY | {"data.root": str(tiny_root)} | settings)
     train(config, tmp_path / "run")
-    command = [f"--workdir={tmp_path / 'run'}", str(tiny_root / "val"), f"--out={tmp_path / 'out'}"]
+    command = [
+        f"--workdir={tmp_path / 'run'}",
+        str(other_root / "val"),
+        f"--out={tmp_path / 'out'}",
+    ]
     with pytest.raises(UserError, match=r"add --flip, or a second --workdir"):
         rank.main(command)
     rank.main([*command, "--flip"])
@@ -524,15 +583,15 @@ def test_changed_data_are_refused(run, tiny_root, tmp_path):
         rank.main([f"--workdir={run}", "--labelled", f"--root={other}"])
 
 
-def test_the_process_says_how_it_ended(run, tiny_root, tmp_path):
+def test_the_process_says_how_it_ended(run, other_root, tmp_path):
     def command(*arguments):
         whole = [sys.executable, "-m", "heatmap.rank", *arguments]
         return subprocess.run(whole, cwd=ROOT, capture_output=True, text=True)
 
-    good = command(f"--workdir={run}", str(tiny_root / "val"), f"--out={tmp_path / 'out'}")
+    good = command(f"--workdir={run}", str(other_root / "val"), f"--out={tmp_path / 'out'}")
     assert good.returncode == 0, good.stderr
     assert len(table(tmp_path / "out" / "to_label.csv")) == 6
-    bad = command(f"--workdir={tmp_path}", str(tiny_root / "val"), f"--out={tmp_path / 'out'}")
+    bad = command(f"--workdir={tmp_path}", str(other_root / "val"), f"--out={tmp_path / 'out'}")
     assert bad.returncode == 2
     assert bad.stderr.count("\n") == 1
     assert "holds no" in bad.stderr

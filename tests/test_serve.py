@@ -19,17 +19,18 @@ from hypothesis import strategies as st
 from PIL import Image
 from starlette.testclient import TestClient
 
-from heatmap import predict, serve
+from heatmap import predict
+from heatmap.errors import UserError
 from heatmap.inference import predictor
-from heatmap.inference.scales import Scales
-from heatmap.inference.tables import Meaning
+from heatmap.serving import answers, http
+from heatmap.serving.answers import Answerer, Question
 from heatmap.train import train
 from launch.jobs import ROOT
 from tests import browser
 from tests.helpers import make_config, properties
-from tests.test_predict import TINY
+from tests.test_predict import TINY, write_boxes
 
-LIMITS = serve.Limits(megabytes=0.5, seconds=20.0, waiting=4)
+LIMITS = http.Limits(megabytes=0.5, seconds=20.0, waiting=4)
 
 
 @pytest.fixture(scope="module")
@@ -42,21 +43,9 @@ def run(tiny_root, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def application(run):
-    model = predictor.open_all([run])
-    serve.warm_up(model)
-    return serve.application(model, Meaning(model.points, model.config, None, Scales()), LIMITS)
-
-
-def test_both_cores_of_a_cpu_answer(run, monkeypatch):
-    class Divided(Exception):
-        pass
-
-    def divide(batch_size):
-        raise Divided(batch_size)
-
-    monkeypatch.setattr(serve.state, "divide_cpu", divide)
-    with pytest.raises(Divided, match=f"^{make_config().eval.batch_size}$"):
-        serve.main([f"--workdir={run}"])
+    answerer = Answerer(predictor.open_all([run]))
+    answerer.warm_up()
+    return http.application(answerer, LIMITS)
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +85,7 @@ def test_what_is_wrong_is_told(client, photograph):
         (photograph[:100], "", 422, "The upload cannot be read"),
         (big.getvalue(), "", 413, "larger than 0.5 MB"),
         (photograph, "?px_per_cm=-1", 422, "positive number"),
+        (photograph, "?box=1,2,3", 422, "must be x0,y0,x1,y1"),
     ]:
         told = client.post("/predict" + query, content=body)
         assert told.status_code == status
@@ -148,17 +138,115 @@ def test_under_load_every_request_is_answered(application, photograph):
         assert ask(photograph).status_code == 200  # and it is still there
 
 
-def test_an_upload_that_does_not_come_is_given_up(run):
+def connected(address):
+    """Begins an upload of which the rest does not come."""
+    host, port = address.removeprefix("http://").split(":")
+    connection = socket.create_connection((host, int(port)))
+    connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc")
+    connection.settimeout(30)
+    return connection
+
+
+def test_an_upload_that_does_not_come_is_given_up():
+    brief = http.application(lambda _: {}, http.Limits(seconds=0.5))
+    with serving(brief) as address, connected(address) as connection:
+        assert b" 408 " in connection.recv(1000)
+
+
+def test_slow_uploads_keep_no_one_waiting():
+    """Only what has arrived waits for an answer; of the slow there may be many, not any number."""
+    answered = http.application(lambda asked: {"size": len(asked.upload)}, http.Limits(waiting=2))
+    with serving(answered) as address, contextlib.ExitStack() as slow:
+        for _ in range(15):
+            slow.enter_context(connected(address))
+        reply = httpx.post(f"{address}/predict", content=b"1234", timeout=20)
+        assert reply.json() == {"size": 4}
+        for _ in range(2):
+            slow.enter_context(connected(address))
+        deadline = time.monotonic() + 20  # until the server has seen the last of them
+        while time.monotonic() < deadline:
+            reply = httpx.post(f"{address}/predict", content=b"1234", timeout=20)
+            if reply.status_code == 503:
+                break
+        assert reply.status_code == 503
+
+
+def test_more_than_can_wait_are_told_to_come_back():
+    release = threading.Event()
+
+    def answer(_):
+        release.wait(30)
+        return {}
+
+    limits = http.Limits(waiting=2)
+    server = serving(http.application(answer, limits))
+    with server as address, concurrent.futures.ThreadPoolExecutor(3) as pool:
+
+        def ask(_):
+            status = httpx.post(f"{address}/predict", content=b"1", timeout=60).status_code
+            if status == 503:
+                release.set()  # the other two are waiting
+            return status
+
+        assert sorted(pool.map(ask, range(3))) == [200, 200, 503]
+
+
+def test_one_photograph_takes_the_smallest_batch(run, photograph, monkeypatch):
     model = predictor.open_all([run])
-    meaning = Meaning(model.points, model.config, None, Scales())
-    brief = serve.application(model, meaning, serve.Limits(seconds=0.5))
-    with serving(brief) as address:
-        host, port = address.removeprefix("http://").split(":")
-        with socket.create_connection((host, int(port))) as connection:
-            head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc"
-            connection.sendall(head)
-            connection.settimeout(30)
-            assert b" 408 " in connection.recv(1000)
+    sizes = []
+    step = model._step
+    monkeypatch.setattr(
+        model, "_step", lambda w, images: (sizes.append(len(images)), step(w, images))[1]
+    )
+    answerer = Answerer(model)
+    answerer.warm_up()
+    answerer(Question(photograph))
+    assert sizes == [model.mesh.size] * 2
+    assert model.config.eval.batch_size > model.mesh.size
+
+
+@pytest.fixture(scope="module")
+def cropped(tiny_root, tmp_path_factory):
+    """A run of crops by boxes."""
+    folder = tmp_path_factory.mktemp("runs") / "cropped"
+    settings = {"data.crop": "box", "data.root": str(tiny_root), "train.steps": 2}
+    train(make_config(**{**TINY, **settings}), folder)
+    return folder
+
+
+def test_a_run_of_crops_takes_a_box_or_says_that_it_lacks_one(cropped, tiny_root, tmp_path, capsys):
+    picture = tiny_root / "test" / "000.png"
+    answer = Answerer(predictor.open_all([cropped]))
+    boxed = answer(Question(picture.read_bytes(), box="4,5,24,28"))
+    assert boxed["notes"] == []
+    write_boxes(tmp_path / "boxes.json", ["000.png"], [(0, [4, 5, 20, 23])])
+    command = [f"--workdir={cropped}", str(picture), f"--out={tmp_path / 'boxed'}"]
+    predict.main([*command, f"--boxes={tmp_path / 'boxes.json'}"])
+    expected = pq.read_table(tmp_path / "boxed" / "points.parquet").to_pandas()
+    places = [[row["x"], row["y"]] for row in boxed["points"]]
+    np.testing.assert_allclose(places, expected[["x", "y"]], atol=1e-4)
+    assert "without any" not in capsys.readouterr().err
+    (note,) = answer(Question(picture.read_bytes()))["notes"]
+    predict.main([*command[:2], f"--out={tmp_path / 'whole'}"])
+    assert note in capsys.readouterr().err
+    assert "given whole pictures without any" in note
+
+
+def test_a_box_that_is_not_used_is_told(run, photograph):
+    answer = Answerer(predictor.open_all([run]))
+    boxed, whole = answer(Question(photograph, box="1,2,20,30")), answer(Question(photograph))
+    assert "shown the whole picture" in boxed["notes"][0]
+    assert whole["notes"] == []
+    assert whole["points"] == boxed["points"]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "1,2,3", "a,b,c,d", "5,5,5,9", "9,9,5,5", "-1,0,5,5", "0,0,33,9", "nan,0,1,1"]
+)
+def test_boxes_that_make_no_sense_are_refused(text):
+    assert answers.parse_box("0,0,32,20", (20, 32)).tolist() == [-0.5, -0.5, 31.5, 19.5]
+    with pytest.raises(UserError, match="inside the picture of 32x20"):
+        answers.parse_box(text, (20, 32))
 
 
 def test_the_command_says_what_is_wrong(run):
@@ -176,6 +264,7 @@ def test_the_command_says_what_is_wrong(run):
 
 
 def test_a_photograph_is_dropped_on_the_page(application, tiny_root):
+    """And one with a box that the model has no use for."""
     with browser.launched() as chromium, serving(application) as address:
         page = chromium.new_page()
         page.set_default_timeout(browser.PATIENCE)
@@ -194,7 +283,11 @@ def test_a_photograph_is_dropped_on_the_page(application, tiny_root):
         )
         pixels = np.array(drawn).reshape(32, 32, 4)[..., :3]
         assert (pixels.max(axis=-1) - pixels.min(axis=-1) > 40).any()  # colour on a grey picture
+        page.fill("#box", "1,2,30,31")
+        page.set_input_files("#file", tiny_root / "test" / "001.png")
+        page.wait_for_function("document.getElementById('said').textContent.includes('crops')")
         assert said == []
+        page.fill("#box", "")
         bad = {"name": "bad.png", "mimeType": "image/png", "buffer": b"no picture"}
         page.set_input_files("#file", files=[bad])
         page.wait_for_selector("#said.wrong")

@@ -67,20 +67,31 @@ def _opposite(name: str) -> str:
     return re.sub(r"(?<![^_])[lL](?![^_])", lambda found: letter[found.group()], name)
 
 
+def not_renamed(points: KeypointSet) -> list[Pair]:
+    """Finds pairs with a left and a right by their names that a mirror would not exchange."""
+    exempt = {frozenset(pair) for pair in (*points.flip_pairs, *points.interchangeable_pairs)}
+    return [pair for pair in pairs_by_name(points) if frozenset(pair) not in exempt]
+
+
+def spelt(points: KeypointSet, pairs: Sequence[Pair]) -> str:
+    """Writes pairs as the flag that would have a mirror exchange them."""
+    named_pairs = [(points.names[a], points.names[b]) for a, b in pairs]
+    inside = ", ".join(f"('{a}','{b}')" for a, b in named_pairs)
+    return f'--config.data.flip_pairs="({inside},)"'
+
+
 def mirrored(points: KeypointSet, augment: AugmentConfig) -> Finding:
     """Checks that a mirror renames every pair that has a left and a right by its name."""
     flips = bool(augment.horizontal_flip or augment.vertical_flip)
-    exempt = {frozenset(pair) for pair in (*points.flip_pairs, *points.interchangeable_pairs)}
-    lost = [pair for pair in pairs_by_name(points) if frozenset(pair) not in exempt]
+    lost = not_renamed(points)
     names = [f"{points.names[a]}/{points.names[b]}" for a, b in lost]
     data = {"flips": flips, "flip_pairs": points.pair_names("flip_pairs"), "not_renamed": names}
     if not flips:
         return Finding(OK, "mirror", "augmentation mirrors no picture", data=data)
     if lost:
-        spelt = ", ".join(f"('{points.names[a]}','{points.names[b]}')" for a, b in lost)
         message = (
             f"augmentation mirrors pictures, and {some(names)} would keep their names, so that "
-            f'left is taught as right: set --config.data.flip_pairs="({spelt},)", or '
+            f"left is taught as right: set {spelt(points, lost)}, or "
             "augment.horizontal_flip and vertical_flip to 0"
         )
         return Finding(FAIL, "mirror", message, data=data)

@@ -27,8 +27,15 @@ def size_for(model: Predictor) -> int:
     return -(-model.config.eval.batch_size // devices) * devices
 
 
-def start(model: Predictor, rows: Rows, ask: Ask | None = None) -> Started:
-    """Sends instances, at most `size_for`, to the devices, and returns before they are done.
+def at_once(model: Predictor, picture: Any) -> Instances:
+    """Predicts the instances of one picture in the smallest batch that the devices divide."""
+    rows = [(picture, item) for item in picture.items]
+    devices = model.mesh.size
+    return finish(model, [start(model, rows, size=-(-len(rows) // devices) * devices)])
+
+
+def start(model: Predictor, rows: Rows, ask: Ask | None = None, size: int | None = None) -> Started:
+    """Sends instances to the devices, and returns before they are done.
 
     The last one is repeated to fill the batch, so that one program serves all.
 
@@ -36,11 +43,13 @@ def start(model: Predictor, rows: Rows, ask: Ask | None = None) -> Started:
       model: on whose devices.
       rows: the instances.
       ask: a method of the model; by default it decodes.
+      size: of the batch, by default `size_for`; the devices divide it.
     """
     from input_pipeline import batching
 
     images = np.stack([item.image for _, item in rows])
-    images = np.concatenate([images, np.repeat(images[-1:], size_for(model) - len(rows), axis=0)])
+    missing = (size or size_for(model)) - len(rows)
+    images = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)])
     placed = batching.to_devices({"image": images}, state.sharded(model.mesh))
     # Pixels that are on the devices by now need not be kept here.
     rows = [(picture, dataclasses.replace(item, image=item.image[:0])) for picture, item in rows]

@@ -3,12 +3,14 @@
 Nothing here holds more than a part in memory, and each file is whole or not there.
 """
 
+import collections
 import contextlib
 import csv
 import json
 import pathlib
+import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 import numpy as np
@@ -24,8 +26,10 @@ from heatmap.inference.instances import Instances
 from heatmap.inference.tables import Columns, Meaning
 from heatmap.keypoints import KeypointSet
 
+Boxes = Mapping[str, Sequence[np.ndarray]]
 Stream = Callable[[], Iterable[Instances]]  # from the start each time
 SCORER = "heatmap"
+_UNFINISHED = ".unfinished-"
 
 
 def write(formats: Sequence[str], folder: pathlib.Path, stream: Stream, meaning: Meaning) -> None:
@@ -193,14 +197,40 @@ def check(formats: Sequence[str]) -> None:
         _pandas()
 
 
+def check_instances(formats: Sequence[str], sources: Sequence, boxes: Boxes | None) -> None:
+    """Finds that formats can hold so many instances, before anything is predicted.
+
+    Args:
+      formats: keys of `FORMATS`.
+      sources: `input_pipeline.sources.Source`.
+      boxes: of instances by file name, or None.
+
+    Raises:
+      UserError: naming a picture, video or frame with several.
+    """
+    from input_pipeline.sources import ends_of
+
+    if boxes is None or not {"deeplabcut", "deeplabcut_h5"} & set(formats):
+        return
+    known = {end for source in sources for end in ends_of(source.name)}
+    for name, mine in boxes.items():
+        if len(mine) > 1 and known & {name, name.rpartition("#")[0]}:  # or a frame, film.mp4#000012
+            raise UserError(
+                f"{name} has several instances, which a table of DeepLabCut's for single animals "
+                "cannot hold; write --formats=parquet,csv,coco."
+            )
+
+
 @contextlib.contextmanager
 def _deeplabcut_tables(
     folder: pathlib.Path, stream: Stream, meaning: Meaning
 ) -> Iterator[dict[pathlib.Path, pathlib.Path]]:
     """Yields temporary tables by the path that each is to have."""
     folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob(f"{_UNFINISHED}*"):  # of a process that was killed: we hold the lock
+        shutil.rmtree(stale, ignore_errors=True)
     names: dict[str, pathlib.Path] = {}
-    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=_UNFINISHED) as temporary:
         for found in stream():
             _append_deeplabcut(found, meaning, folder, pathlib.Path(temporary), names)
         yield {path: pathlib.Path(temporary) / path.name for path in names.values()}
@@ -219,11 +249,6 @@ def _append_deeplabcut(
     rows = _deeplabcut_rows(places, steps(found.score) if steps else found.score)
     for source in dict.fromkeys(found.source.tolist()):
         mine = np.flatnonzero(found.source == source)
-        if (found.instance[mine] > 0).any():
-            raise UserError(
-                f"{source} has several instances, which a table of DeepLabCut's for single "
-                "animals cannot hold; write --formats=parquet,csv,coco."
-            )
         is_video = found.frame[mine[0]] >= 0
         if source not in names:
             stem = pathlib.Path(source).stem
@@ -273,6 +298,22 @@ def write_problems(path: pathlib.Path, problems: Sequence) -> None:
         writer = csv.writer(file)
         writer.writerow(["source", "frame", "reason"])
         writer.writerows([problem.name, problem.frame, problem.reason] for problem in problems)
+
+
+def tell_problems(path: pathlib.Path, unread: Sequence, problems: Sequence) -> None:
+    """Prints how much there is no answer for.
+
+    Args:
+      path: of the list.
+      unread: `input_pipeline.sources.Problem`s of files that were not opened.
+      problems: of what was.
+    """
+    if problems:
+        print(f"{len(problems)} could not be read; {path} lists them")
+    if unread:
+        kinds = collections.Counter(pathlib.Path(problem.name).suffix for problem in unread)
+        told = ", ".join(f"{count} {suffix}" for suffix, count in kinds.most_common())
+        print(f"{len(unread)} files were left out ({told}); {path} says why")
 
 
 FORMATS: dict[str, Callable[[pathlib.Path, Stream, Meaning], None]] = {

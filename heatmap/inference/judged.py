@@ -11,7 +11,7 @@ from heatmap import evaluate, geometry
 from heatmap.inference import batches, candidates, doubts, ranking
 from heatmap.inference.doubts import Doubt
 from heatmap.inference.instances import Instances
-from heatmap.inference.predictor import Predictor
+from heatmap.inference.predictor import Examined, Predictor
 from heatmap.pairs import cheaper_order
 from heatmap.report import examples
 from heatmap.report.findings import Example
@@ -36,15 +36,20 @@ class Judged:
     doubts: list[Doubt]
 
 
-def predict(model: Predictor, records) -> Instances:
-    """Predicts labelled records, `input_pipeline.Records`, as evaluation does."""
+def examine(model: Predictor, records) -> Examined:
+    """Asks about labelled records, `input_pipeline.Records`, as evaluation does."""
 
     def step(_, batch):
         return model.examine(batch["image"]), 0.0, 0.0
 
     with jax.set_mesh(model.mesh):
         examined, _ = evaluate.collect(model.runs[0], step, None, records)
-    return batches.of_records(records, examined.decoded, model)
+    return examined
+
+
+def predict(model: Predictor, records) -> Instances:
+    """Predicts labelled records, `input_pipeline.Records`, as evaluation does."""
+    return batches.of_records(records, examine(model, records).decoded, model)
 
 
 def judge(model: Predictor, name: str, records, found: Instances, count: int) -> Judged:

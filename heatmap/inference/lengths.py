@@ -40,7 +40,7 @@ def two_points(points: KeypointSet, text: str, flag: str) -> tuple[int, int]:
       flag: that it was given with, for messages.
 
     Raises:
-      UserError: unless it names two points.
+      UserError: unless it names two different points.
     """
     known = {
         **{str(k): k for k in range(points.count)},
@@ -49,9 +49,9 @@ def two_points(points: KeypointSet, text: str, flag: str) -> tuple[int, int]:
     parts = text.split("-")
     for cut in range(1, len(parts)):
         a, b = "-".join(parts[:cut]), "-".join(parts[cut:])
-        if a in known and b in known:
+        if a in known and b in known and known[a] != known[b]:
             return known[a], known[b]
     raise UserError(
-        f"{flag} must name two points, such as length={points.names[0]}-{points.names[-1]}; the "
-        f"points are {', '.join(points.names)}, or their numbers from 0."
+        f"{flag} must name two different points, such as length={points.names[0]}-"
+        f"{points.names[-1]}; the points are {', '.join(points.names)}, or their numbers from 0."
     )

@@ -54,7 +54,16 @@ class Parts:
             workdir.write_json(path, settings)
         self._folder = folder / _FOLDER
         self._folder.mkdir(exist_ok=True)
-        self._contents = [(path, instances.pictures_in(path)) for path in self._paths()]
+        self._files: list[pathlib.Path] = []
+        self._told: dict[tuple[str, str], list[tuple[int, list[Any]]]] = {}
+        for path in self._paths():
+            self._index(path, instances.pictures_in(path))
+
+    def _index(self, path: pathlib.Path, told: Sequence[list[Any]]) -> None:
+        """Notes what a part says of each source as it was then, by name and stamp."""
+        for row in told:
+            self._told.setdefault((row[0], row[1]), []).append((len(self._files), row))
+        self._files.append(path)
 
     def missing(self, sources: Sequence[Source]) -> list[Source]:
         """Lists the sources that are not here as they are now, or not to their end."""
@@ -63,14 +72,12 @@ class Parts:
     def _is_whole(self, source: Source) -> bool:
         if not source.is_video:
             return bool(self._stretches(source))
-        counts = [row[4] for _, row in self._told(source) if row[4] is not None]
+        counts = [row[4] for _, row in self._rows(source) if row[4] is not None]
         return self.next_frame(source) in counts
 
-    def _told(self, source: Source) -> list[tuple[int, list[Any]]]:
+    def _rows(self, source: Source) -> list[tuple[int, list[Any]]]:
         """Returns what the parts say of a source as it is now, with the place of each part."""
-        now = (source.name, source.stamp)
-        contents = enumerate(self._contents)
-        return [(n, row) for n, (_, told) in contents for row in told if (row[0], row[1]) == now]
+        return self._told.get((source.name, source.stamp), [])
 
     def next_frame(self, source: Source) -> int:
         """Returns the first frame of a video that is not here."""
@@ -82,7 +89,7 @@ class Parts:
 
         They join up; what lies behind a part that is gone is left out, and will be made anew.
         """
-        told = [(row[2], n, row[3]) for n, row in self._told(source) if row[3] >= row[2]]
+        told = [(row[2], n, row[3]) for n, row in self._rows(source) if row[3] >= row[2]]
         found: list[tuple[int, int, int]] = []
         coming = min((first for first, *_ in told), default=0)  # WHOLE for a picture
         for first, part, last in sorted(told):
@@ -106,7 +113,7 @@ class Parts:
         number = 1 + max((int(path.stem) for path in self._paths()), default=-1)
         path = self._folder / f"{number:06d}.parquet"
         instances.save(path, found, told)
-        self._contents.append((path, told))
+        self._index(path, told)
 
     def stream(self, sources: Sequence[Source]) -> Iterator[Instances]:
         """Yields what is known of these sources as they are now, a part at a time.
@@ -119,7 +126,7 @@ class Parts:
             for part, first, last in self._stretches(source):
                 wanted.setdefault(part, {})[source.name] = (first, last)
         for part, frames in wanted.items():  # in the order of their first sources
-            path = self._contents[part][0]
+            path = self._files[part]
             found = self._load(path)
             nothing = (1, 0)
             ends = np.array([frames.get(name, nothing) for name in found.source.tolist()])

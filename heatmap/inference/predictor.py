@@ -21,10 +21,12 @@ from heatmap import config as config_lib
 from heatmap import decoding, geometry
 from heatmap import run as run_lib
 from heatmap import state as state_lib
+from heatmap.checks import sides
+from heatmap.config import Config
 from heatmap.decoding import Decoded
 from heatmap.errors import UserError
 from heatmap.fields import choose
-from heatmap.keypoints import Pair
+from heatmap.keypoints import KeypointSet, Pair
 from heatmap.losses import LOSSES
 from heatmap.run import Run
 
@@ -67,13 +69,16 @@ class Predictor:
         """Compiles nothing yet.
 
         Raises:
-          UserError: if the models do not answer the same question.
+          UserError: if the models do not answer the same question, or a mirror would exchange their
+            left and right unnoticed.
         """
         first, *others = runs
         self.runs, self.flip = tuple(runs), flip
         self.config, self.points, self.mesh = first.config, first.points, first.mesh
         for other in others:
             _check_alike(first, other)
+        if flip:
+            _check_mirror(self.points)
         trains = choose(LOSSES, self.config.loss.name, "loss.name").trains
         self._trains = trains
         self._pairs = self.points.interchangeable_pairs if self.config.loss.interchangeable else ()
@@ -163,6 +168,16 @@ def open_all(folders: Sequence[pathlib.Path], flip: bool = False) -> Predictor:
     return Predictor([run_lib.open_run(folder) for folder in folders], flip)
 
 
+def lack_of_boxes(config: Config) -> str:
+    """Says what is wanting in whole pictures that a run is asked about, or '' if nothing is."""
+    if config.data.crop != "box":
+        return ""
+    return (
+        "This run was trained on crops by boxes (data.crop='box') and given whole pictures without "
+        "any, so that its points may be far off: give the boxes of the instances."
+    )
+
+
 def in_original_pixels(
     decoded: Decoded, input_from_original: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -214,6 +229,15 @@ def _in_order_of(first, other, pairs: Sequence[Pair], axis: int):
         swapped = jnp.take(other, jnp.array(order), axis)
         other = jnp.where(swap.reshape(-1, *[1] * (other.ndim - 1)), swapped, other)
     return other
+
+
+def _check_mirror(points: KeypointSet) -> None:
+    if lost := sides.not_renamed(points):
+        names = ", ".join(f"{points.names[a]}/{points.names[b]}" for a, b in lost)
+        raise UserError(
+            f"--flip would average {names} crosswise, as this run's data do not pair them: leave "
+            f"--flip out, or train with {sides.spelt(points, lost)}."
+        )
 
 
 def _check_alike(first: Run, other: Run) -> None:

@@ -59,33 +59,52 @@ class Choice(NamedTuple):
     clusters: np.ndarray
 
 
-def choose(features: np.ndarray, uncertainty_of: np.ndarray, count: int) -> Choice:
+def choose(
+    features: np.ndarray,
+    uncertainty_of: np.ndarray,
+    count: int,
+    centres: np.ndarray | None = None,
+) -> Choice:
     """Picks pictures one by one: the largest product of uncertainty and distance from all picked.
 
-    The first is the most uncertain one. A picture like one that is on the list is worth little,
-    however uncertain, so that every beginning of the list is diverse: a weighted form of the greedy
-    k-center of core sets (Sener and Savarese, ICLR 2018, arXiv:1708.00489). Of those that equal
-    a picked one the most uncertain come first, after all others; otherwise equal ones come in the
-    order in which they are given.
+    The first is the most uncertain one, unless some are picked already. A picture like one that is
+    on the list is worth little, however uncertain, so that every beginning of the list is diverse:
+    a weighted form of the greedy k-center of core sets (Sener and Savarese, ICLR 2018,
+    arXiv:1708.00489). Of those that equal a picked one the most uncertain come first, after all
+    others; otherwise equal ones come in the order in which they are given.
 
     Args:
       features: [N, F].
       uncertainty_of: [N], positive.
       count: how many to pick, if there are so many.
+      centres: [L, F] of pictures that are picked already, those with labels; or None.
     """
     features = np.asarray(features, np.float32)
     value = np.array(uncertainty_of, np.float64)
-    nearest = np.full(len(value), np.inf)
+    nearest, least = np.full(len(value), np.inf), 0.0
+    if centres is not None and len(centres):
+        nearest, furthest = _nearest(features, centres)
+        least = max(_NEAREST * furthest, np.finfo(float).tiny)
+        nearest = np.maximum(nearest, least)
+        value = uncertainty_of * nearest
     rows: list[int] = []
     while len(rows) < min(count, len(value)):
         rows.append(int(value.argmax()))
         apart = np.linalg.norm(features - features[rows[-1]], axis=1)
-        if len(rows) == 1:
-            least = max(_NEAREST * apart.max(), np.finfo(float).tiny)
+        least = least or max(_NEAREST * apart.max(), np.finfo(float).tiny)
         nearest = np.minimum(nearest, np.maximum(apart, least))
         value = uncertainty_of * nearest
         value[rows] = -1.0
     return Choice(np.array(rows, int), _clusters(features, np.array(rows, int)))
+
+
+def _nearest(features: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, float]:
+    """Returns the distance [N] to the nearest of some centres, and the largest to any."""
+    nearest, furthest = np.full(len(features), np.inf), 0.0
+    for centre in np.asarray(centres, np.float32):  # of N × L × F numbers only N × F at a time
+        apart = np.linalg.norm(features - centre, axis=1)
+        nearest, furthest = np.minimum(nearest, apart), max(furthest, float(apart.max()))
+    return nearest, furthest
 
 
 def _clusters(features: np.ndarray, rows: np.ndarray) -> np.ndarray:
