@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from heatmap import evaluate, hardware, optim
+from heatmap import hardware, optim
 from heatmap import run as run_lib
 from heatmap import state as state_lib
 from heatmap.config import Config
@@ -63,7 +63,7 @@ def _plain_norm_relu(x, scale, bias, pool):
 
 
 class Stepper:
-    """A run that takes training steps on one batch, or reads points off it."""
+    """A run that takes training steps, on one batch or on those of its input."""
 
     def __init__(self, config: Config, plain: bool = False, points: KeypointSet | None = None):
         """Builds the run.
@@ -85,7 +85,6 @@ class Stepper:
         nothing: dict[str, jax.Array] = {}  # else lies on the devices
         self._arguments = (batch, nothing)
         self._resident: dict[str, jax.Array] | None = None
-        self._predict_step = evaluate.make_predict_step(self._run)
 
     def _work(self) -> float:
         """Counts the floating-point operations of a step, as the plain operators need them."""
@@ -132,15 +131,6 @@ class Stepper:
                 self._state, told = self._train_step(self._state, batch, placed)
                 count += 1
             jax.block_until_ready(told)
-        return (time.perf_counter() - began) / count
-
-    def predictions(self, count: int) -> float:
-        """Reads points off the batch, again and again, and returns the seconds of one time."""
-        began = time.perf_counter()
-        with jax.set_mesh(self._run.mesh):
-            for _ in range(count):
-                found = self._predict_step(self._run.weights, self._arguments[0])
-            jax.block_until_ready(found)
         return (time.perf_counter() - began) / count
 
 

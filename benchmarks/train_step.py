@@ -120,6 +120,7 @@ def rows(
             f"times {against}": reference.median / result.median if reference else float("nan"),
             "GFLOP/s": work / result.median / 1e9,
             "of the matmul peak": work / result.median / peak,
+            "seconds": result.seconds,
         }
         for result in results
     ]

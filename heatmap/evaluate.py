@@ -4,6 +4,7 @@ python -m heatmap.evaluate --workdir=runs/sigma2 [--split=test] [--decoder=argma
 """
 
 import argparse
+import contextlib
 import dataclasses
 import math
 import pathlib
@@ -306,6 +307,8 @@ def main(arguments: list[str] | None = None) -> None:
     )
     config = config_lib.from_mapping(dataclasses.asdict(config))  # checks the new values
     compilation.keep()
+    with contextlib.suppress(RuntimeError):  # a process that has computed keeps its devices
+        state_lib.divide_cpu(config.eval.batch_size)
     there = Checkpoints(options.workdir, LATEST).meta()["splits"]
     evaluate(options.workdir, [options.split] if options.split else held_out(there), config)
 

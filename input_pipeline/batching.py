@@ -13,13 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
-import tensorflow as tf
 
 from heatmap import geometry, hardware, targets
 from heatmap.config import Config, DataConfig
 from heatmap.errors import UserError
 from heatmap.keypoints import ABSENT, LABELLED, UNKNOWN
 from input_pipeline import augment, images, pictures, resident
+from input_pipeline.host import tf
 from input_pipeline.records import Records
 
 Batch = dict[str, np.ndarray]

@@ -8,11 +8,8 @@ import numpy as np
 
 from heatmap import geometry
 from heatmap.errors import UserError
-from input_pipeline import host
 from input_pipeline.pictures import in_channels
 from input_pipeline.records import Records
-
-host.load()  # `batching`, which imports this, uses TensorFlow in any case
 
 _SHARE = 0.8  # of the memory that is free; the step needs some too
 

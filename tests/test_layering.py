@@ -237,7 +237,7 @@ def loaded_by(*modules):
 @pytest.mark.parametrize("name", PIPELINE)
 def test_the_input_pipeline_loads_tensorflow_in_one_place(name):
     """Which keeps it off the accelerators: it would take their memory."""
-    users = {"input_pipeline.host", "input_pipeline.batching"}  # and what loads it hides them
+    users = {"input_pipeline.host"}
     assert ("tensorflow" in {m.split(".")[0] for m in imports_of(name)}) == (name in users)
 
 
@@ -249,9 +249,9 @@ def test_data_are_not_needed_to_evaluate_what_is_evaluated():
 
 
 def test_tensorflow_is_loaded_only_when_pictures_are_needed():
-    """It costs seconds; a step and the labels of a data set do without."""
+    """It costs seconds; a step, the labels of a data set and a finished run do without."""
     readers = {place.split(":")[0] for place in input_pipeline.DATASETS.values()}
-    commands = ("heatmap.step", "input_pipeline.check")
+    commands = ("heatmap.train", "heatmap.step", "benchmarks.step_jax", "input_pipeline.check")
     loaded = loaded_by(*commands, "input_pipeline.specimen_files", *sorted(readers))
     assert "input_pipeline" in loaded
     assert "tensorflow" not in loaded

@@ -116,6 +116,19 @@ def test_the_resolved_config_is_printed_and_saved(uninterrupted):
     assert json.loads(saved)["train"]["epochs"] == 0
 
 
+def test_a_finished_run_is_told_again_without_tensorflow(uninterrupted, tiny_root):
+    output, folder = uninterrupted
+    python, *rest = command(*SMALL, f"--config.data.root={tiny_root}", f"--workdir={folder}")
+    told = subprocess.run(
+        [python, "-X", "importtime", *rest], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert told.returncode == 0
+    assert sha_of(told.stdout) == sha_of(output)
+    loaded = {line.split("|")[-1].strip() for line in told.stderr.splitlines() if "|" in line}
+    assert "heatmap.train" in loaded
+    assert "tensorflow" not in loaded
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
