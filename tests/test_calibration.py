@@ -61,7 +61,7 @@ def test_a_length_that_is_named_later_has_intervals(run, tiny_root, tmp_path, ca
 
 
 def test_slips_are_sentences(run):
-    with pytest.raises(UserError, match="--measure span=bright must name two points"):
+    with pytest.raises(UserError, match="--measure span=bright must name two different points"):
         calibration.main([f"--workdir={run}", "--measure=span=bright"])
     with pytest.raises(UserError, match="too few for intervals at 95%, which take 19"):
         calibration.main([f"--workdir={run}", "--levels", "0.95"])
