@@ -10,6 +10,8 @@ its hash, and `restore` is given it again by whoever made it of its file or seed
 
 import dataclasses
 import errno
+import hashlib
+import json
 import os
 import pathlib
 import tempfile
@@ -101,7 +103,11 @@ class Checkpoints:
             meta=ocp.args.JsonSave(meta),
             # The array files have no checksum of their own: a flipped bit would pass unseen.
             check=ocp.args.JsonSave(
-                {"sha256": tree_sha256(tree), "backbone_sha256": self._backbone_hash(backbone)}
+                {
+                    "sha256": tree_sha256(tree),
+                    "backbone_sha256": self._backbone_hash(backbone),
+                    "meta_sha256": _json_sha256(meta),
+                }
             ),
         )
         self._manager.save(step, args=args)
@@ -128,8 +134,19 @@ class Checkpoints:
         Raises:
           UserError: if there is none, or it cannot be read.
         """
-        restored = self._restore(ocp.args.Composite(meta=ocp.args.JsonRestore()))
-        return restored["meta"]
+        items = {"meta": ocp.args.JsonRestore(), "check": ocp.args.JsonRestore()}
+        restored = self._restore(ocp.args.Composite(**items))
+        meta = self._dictionary(restored["meta"])
+        now = _json_sha256(meta)
+        # Checkpoints of the first days have no such hash.
+        if self._dictionary(restored["check"]).get("meta_sha256", now) != now:
+            raise self._unreadable("its description is not the one that was written")
+        return meta
+
+    def _dictionary(self, value: Any) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise self._unreadable("a description in it is no dictionary")
+        return value
 
     def restore(self, like: Tree, step: int | None = None, frozen: Tree | None = None) -> Tree:
         """Reads the arrays of a checkpoint.
@@ -148,7 +165,7 @@ class Checkpoints:
         like, described = _divide(like)
         items = {"state": ocp.args.StandardRestore(like), "check": ocp.args.JsonRestore()}
         restored = self._restore(ocp.args.Composite(**items), step)
-        tree, check = restored["state"], restored["check"]
+        tree, check = restored["state"], self._dictionary(restored["check"])
         if check.get("sha256") != tree_sha256(tree):
             raise self._unreadable("the arrays are not those that were written")
         backbone = {name: (frozen or {})[name] for name in described}
@@ -185,6 +202,12 @@ class Checkpoints:
 def _reason(error: Exception) -> str:
     """Says in a line what Orbax has raised."""
     return textwrap.shorten(str(error), 200, placeholder=" …") or type(error).__name__
+
+
+def _json_sha256(value: Any) -> str:
+    """Hashes what JSON keeps of a value."""
+    kept = json.loads(json.dumps(value))
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
 def shapes(tree: Tree, shardings: Tree) -> Tree:
