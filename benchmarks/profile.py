@@ -27,6 +27,7 @@ from heatmap.errors import UserError, guard
 
 COMPILER = "the compiler's own"
 EXCHANGE = "waiting for the other devices"
+OTHERS = "what takes less than half a per cent"
 # `%name = f32[2,3]{1,0} fusion(%a, %b), …, metadata={op_name="jit(train_step)/jvp()/add" …}`
 _INSTRUCTION = re.compile(r"^ *(?:ROOT )?%(?P<name>[\w.-]+) = .*?\b(?P<code>[a-z][a-z0-9-]*)\(")
 _ORIGIN = re.compile(r'op_name="[^"]*?([\w.-]+)(?:\[[^"]*)?"')
@@ -99,10 +100,11 @@ def measure(config: Any, warm: int, steps: int) -> list[dict[str, Any]]:
     if not found:
         raise UserError("JAX's profiler has seen no instruction of the step on these devices.")
     total = sum(found.values())
+    large = {name: ms for name, ms in found.items() if ms > 0.005 * total}
+    large[OTHERS] = total - sum(large.values())
     return [
         {"asked for by": name, "ms": ms, "% of the step": 100 * ms / total}
-        for name, ms in found.items()
-        if ms > 0.005 * total
+        for name, ms in large.items()
     ]
 
 

@@ -56,4 +56,4 @@ def test_convolutions_are_seen(tmp_path):
     rows = json.loads((tmp_path / "profile.json").read_text())["rows"]
     names = [row["asked for by"] for row in rows]
     assert "conv_general_dilated" in names
-    assert sum(row["% of the step"] for row in rows) == pytest.approx(100, abs=10)
+    assert sum(row["% of the step"] for row in rows) == pytest.approx(100)
