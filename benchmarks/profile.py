@@ -91,8 +91,10 @@ def measure(config: Any, warm: int, steps: int) -> list[dict[str, Any]]:
     stepper = step_jax.Stepper(config)
     asked = origins(stepper.program())
     stepper.steps(warm)
+    options = jax.profiler.ProfileOptions()
+    options.python_tracer_level = 0  # a trace holds so many events, and Python's could fill it
     with tempfile.TemporaryDirectory() as folder:
-        with jax.profiler.trace(folder):
+        with jax.profiler.trace(folder, profiler_options=options):
             stepper.steps(steps)
         files = list(pathlib.Path(folder).rglob("*.trace.json.gz"))
         events = [e for file in files for e in _read(file)]
