@@ -210,9 +210,7 @@ def table(scores: dict[str, Any]) -> str:
     """
     splits = [s for s in ("val", "test", "train") if any(k.startswith(f"{s}/") for k in scores)]
     names = [
-        name.split("/", 1)[1]
-        for name in scores
-        if name.startswith(tuple(f"{s}/" for s in splits[:1]))
+        name.split("/", 1)[1] for name in scores if splits and name.startswith(f"{splits[0]}/")
     ]
     rows = [name for name in names if metrics.is_quoted(name)]
     width = max(map(len, rows), default=0)

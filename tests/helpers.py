@@ -21,6 +21,18 @@ MODEL_SETTINGS = {
         "model.backbone_init": "random",
     },
 }
+# A run of seconds on the pictures of `conftest.write_spots`.
+TINY = {
+    "data.name": "simple_json",
+    "data.image_size": (32, 32),
+    "targets.heatmap_size": (16, 16),
+    "targets.sigma": 1.0,
+    "train.steps": 10,
+    "train.batch_size": 8,
+    "eval.batch_size": 4,
+    "eval.sheet_examples": 0,
+    "log.tensorboard": False,
+}
 
 
 def make_config(**overrides):

@@ -9,7 +9,7 @@ import pytest
 from heatmap import calibration, predict
 from heatmap.errors import UserError
 from heatmap.train import train
-from tests.helpers import make_config
+from tests.helpers import TINY, make_config
 
 
 @pytest.fixture(scope="module")
@@ -18,18 +18,10 @@ def run(tiny_root, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "cal"
     config = make_config(
         **{
-            "data.name": "simple_json",
+            **TINY,
             "data.root": str(tiny_root),
-            "data.image_size": (32, 32),
             "data.split.method": "hash",
             "data.split.cal": 0.4,
-            "targets.heatmap_size": (16, 16),
-            "targets.sigma": 1.0,
-            "train.steps": 10,
-            "train.batch_size": 8,
-            "eval.batch_size": 4,
-            "eval.sheet_examples": 0,
-            "log.tensorboard": False,
         }
     )
     train(config, folder)

@@ -22,20 +22,8 @@ from heatmap.keypoints import KeypointSet
 from heatmap.train import train
 from input_pipeline import video
 from launch.jobs import ROOT
-from tests.helpers import make_config
+from tests.helpers import TINY, make_config
 from tests.projects import write_film
-
-TINY = {
-    "data.name": "simple_json",
-    "data.image_size": (32, 32),
-    "targets.heatmap_size": (16, 16),
-    "targets.sigma": 1.0,
-    "train.steps": 10,
-    "train.batch_size": 8,
-    "eval.batch_size": 4,
-    "eval.sheet_examples": 0,
-    "log.tensorboard": False,
-}
 
 
 @pytest.fixture(scope="module")

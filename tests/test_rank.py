@@ -29,8 +29,8 @@ from heatmap.models import MODELS
 from heatmap.train import train
 from input_pipeline import sources
 from launch.jobs import ROOT
-from tests.helpers import MODEL_SETTINGS, make_config, properties
-from tests.test_predict import TINY, spots, write_boxes, write_film
+from tests.helpers import MODEL_SETTINGS, TINY, make_config, properties
+from tests.test_predict import spots, write_boxes, write_film
 from tests.test_predictor import build, output_of, pictures
 from tests.test_uncertainty import instances
 

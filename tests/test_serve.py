@@ -27,8 +27,8 @@ from heatmap.serving.answers import Answerer, Question
 from heatmap.train import train
 from launch.jobs import ROOT
 from tests import browser
-from tests.helpers import make_config, properties
-from tests.test_predict import TINY, write_boxes
+from tests.helpers import TINY, make_config, properties
+from tests.test_predict import write_boxes
 
 LIMITS = http.Limits(megabytes=0.5, seconds=20.0, waiting=4)
 
