@@ -171,10 +171,10 @@ class Pictures:
         from input_pipeline import augment
 
         epoch, row = divmod(int(index), len(self._records))
-        rng = np.random.default_rng([0, 1, epoch, row])
         size = self._config.data.image_size
-        drawn = augment.draw(self._boxes[row], self._config.augment, size, rng)
-        (down, across), numbers = augment.warp_parameters(drawn.input_from_original)
+        uniforms = augment.uniforms(0, epoch, row, row + 1)
+        drawn = augment.draw(self._boxes[row : row + 1], uniforms, self._config.augment, size)
+        (down, across), numbers = augment.warp_parameters(drawn.input_from_original[0])
         half = np.eye(3)
         half[:2, 2] = 0.5  # Pillow counts from the corner of the first pixel
         averaged_from_input = np.append(numbers, 1).reshape(3, 3)
@@ -184,7 +184,7 @@ class Pictures:
                 size[::-1], Image.Transform.AFFINE, tuple(transform), Image.Resampling.BILINEAR
             )
         if self._recolours:
-            moved = _recoloured(moved, drawn.colour)
+            moved = _recoloured(moved, drawn.colour[0])
         return np.array(moved).reshape(*size, -1)
 
     def _open(self, row: int) -> Any:
