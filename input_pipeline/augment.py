@@ -3,8 +3,8 @@
 Every random number of an example is drawn here on the host, from the seed, the epoch and the
 example's place in it alone, so that the same step sees the same batch whatever the number of
 workers or processes. Numbers of many examples are drawn, and their affines composed, at once: one
-by one they would cost an accelerator's whole step. The affine is composed in double precision; the
-same matrix moves the keypoints and, through `warp`, resamples the pixels once.
+by one they would keep an accelerator waiting. An affine is composed in double precision; the same
+matrix moves the keypoints and, through `warp`, resamples the pixels once.
 """
 
 import dataclasses
