@@ -6,7 +6,8 @@
     python -m benchmarks.input --step --config=configs/sigma2.py
 
 Reads the training pictures of a config again and again with its augmentation: from their files,
-decoded once and kept, and with the pixel work left to the device. They are the config's own if it
+decoded once and kept, with the pixel work left to the device, and with the pictures there as well,
+so that only numbers of augmentation and labels are delivered. They are the config's own if it
 draws them itself or --config.data.root is given; otherwise photographs that are drawn into JPEG
 files. grain and a torch DataLoader, of the extra `bench`, do the same pixel work with Pillow and
 NumPy. Each contestant is a process of its own, and they take turns.
@@ -34,6 +35,7 @@ from heatmap.config import Config
 from heatmap.errors import guard
 
 OURS = "tf.data"
+NUMBERS = "numbers alone, pictures on the device"
 WORKERS = 2
 PEERS = {  # with what they call workers
     "torch": f"torch DataLoader, {WORKERS} processes",
@@ -113,13 +115,14 @@ def contestants(
         return Contestant(name, [*command, *fields], environment)
 
     kept, device = "--config.data.cache=memory", "--config.augment.where=device"
+    resident = "--config.data.cache=device", device
     first = f"{OURS}, from memory" if in_memory else f"{OURS}, from the files"
     on_device = f"{OURS}, kept in memory, pixel work on the device"
     if steps:
         return [
             side(first, "steps"),
             side(on_device, "steps", kept, device),
-            side("on the device, pixel work too", "steps", "--config.data.cache=device", device),
+            side("on the device, pixel work too", "steps", *resident),
         ]
     sides = [side(first, "tf")]
     if not in_memory:
@@ -127,7 +130,7 @@ def contestants(
             side(f"{OURS}, kept in memory", "tf", kept),
             side(f"{OURS}, kept on disk", "tf", "--config.data.cache=disk"),
         ]
-    sides += [side(on_device, "tf", kept, device)]
+    sides += [side(on_device, "tf", kept, device), side(NUMBERS, "tf", *resident)]
     sides += [
         side(name, library) for library, name in PEERS.items() if importlib.util.find_spec(library)
     ]
@@ -171,10 +174,10 @@ class Pictures:
         from input_pipeline import augment
 
         epoch, row = divmod(int(index), len(self._records))
-        rng = np.random.default_rng([0, 1, epoch, row])
         size = self._config.data.image_size
-        drawn = augment.draw(self._boxes[row], self._config.augment, size, rng)
-        (down, across), numbers = augment.warp_parameters(drawn.input_from_original)
+        uniforms = augment.uniforms(0, epoch, row, row + 1)
+        drawn = augment.draw(self._boxes[row : row + 1], uniforms, self._config.augment, size)
+        (down, across), numbers = augment.warp_parameters(drawn.input_from_original[0])
         half = np.eye(3)
         half[:2, 2] = 0.5  # Pillow counts from the corner of the first pixel
         averaged_from_input = np.append(numbers, 1).reshape(3, 3)
@@ -184,7 +187,7 @@ class Pictures:
                 size[::-1], Image.Transform.AFFINE, tuple(transform), Image.Resampling.BILINEAR
             )
         if self._recolours:
-            moved = _recoloured(moved, drawn.colour)
+            moved = _recoloured(moved, drawn.colour[0])
         return np.array(moved).reshape(*size, -1)
 
     def _open(self, row: int) -> Any:

@@ -1,9 +1,10 @@
 """Pixels and the affine that moved them, together.
 
-Every random number of an example is drawn here on the host, from (seed, epoch, index) alone, so
-that the same step sees the same batch whatever the number of workers or processes. The affine is
-composed in double precision; the same matrix moves the keypoints and, through `warp`, resamples
-the pixels once.
+Every random number of an example is drawn here on the host, from the seed, the epoch and the
+example's place in it alone, so that the same step sees the same batch whatever the number of
+workers or processes. Numbers of many examples are drawn, and their affines composed, at once: one
+by one they would keep an accelerator waiting. An affine is composed in double precision; the same
+matrix moves the keypoints and, through `warp`, resamples the pixels once.
 """
 
 import dataclasses
@@ -19,11 +20,11 @@ from input_pipeline.records import Records
 
 @dataclasses.dataclass(frozen=True)
 class Drawn:
-    """What happens to one picture.
+    """What happens to the pictures of B examples.
 
     Attributes:
-      input_from_original: [3, 3] float64.
-      colour: [4] float32: brightness, contrast and saturation factors, and the shift of hue.
+      input_from_original: [B, 3, 3] float64.
+      colour: [B, 4] float32: brightness, contrast and saturation factors, and the shift of hue.
     """
 
     input_from_original: np.ndarray
@@ -31,108 +32,128 @@ class Drawn:
 
 
 NO_COLOUR = np.array([1.0, 1.0, 1.0, 0.0], np.float32)
+_COUNTED = 4  # numbers that come of each count of Philox
+UNIFORMS = 4 * _COUNTED  # numbers of an example, of which `draw` uses thirteen
 
 
-def source_box(box, size: geometry.Size, config: DataConfig, alone: bool) -> np.ndarray:
-    """Chooses what part of a picture an instance is read from.
+def source_box(box, size, config: DataConfig, alone) -> np.ndarray:
+    """Chooses what part of its picture each instance is read from.
 
     Args:
-      box: (x0, y0, x1, y1) of the instance.
-      size: (height, width) of the picture.
+      box: (x0, y0, x1, y1) [..., 4] of the instances.
+      size: (height, width) [..., 2] of their pictures.
       config: `crop`, `box_padding`, `fit` and `image_size` decide.
-      alone: whether the picture holds no other instance.
+      alone: [...], whether the picture holds no other instance.
 
     Returns:
-      Box (x0, y0, x1, y1) in the picture's pixels; it may reach beyond the border.
+      Boxes (x0, y0, x1, y1) [..., 4] in the picture's pixels; they may reach beyond the border.
     """
-    whole = config.crop == "image" or (config.crop == "auto" and alone)
-    if whole:
-        chosen = geometry.image_box(size)
-        return geometry.fit_box(chosen, config.image_size) if config.fit == "pad" else chosen
+    whole = geometry.image_box(size)
+    if config.fit == "pad":
+        whole = geometry.fit_box(whole, config.image_size)
     # A crop of one animal keeps its shape: boxes differ in aspect from picture to picture.
-    return geometry.fit_box(geometry.pad_box(box, config.box_padding), config.image_size)
+    own = geometry.fit_box(geometry.pad_box(box, config.box_padding), config.image_size)
+    shows_all = np.logical_or(config.crop == "image", np.logical_and(config.crop == "auto", alone))
+    return np.where(shows_all[..., None], whole, own)
 
 
 def source_boxes(records: Records, config: DataConfig) -> np.ndarray:
     """Returns what part of its picture each record is read from, [N, 4], as `source_box`."""
     _, index, counts = np.unique(records.ids, return_inverse=True, return_counts=True)
-    alone = counts[index] == 1
-    return np.stack(
-        [
-            source_box(box, tuple(size), config, bool(one))
-            for box, size, one in zip(records.boxes, records.sizes, alone, strict=True)
-        ]
-    )
+    return source_box(records.boxes, records.sizes, config, counts[index] == 1)
+
+
+def uniforms(seed: int, epoch: int, first: int, last: int) -> np.ndarray:
+    """Draws the numbers of the examples at the places first … last - 1 of an epoch.
+
+    The generator counts (Philox, Salmon et al., SC 2011): it starts at any place as fast as at the
+    first, and nothing needs to be kept of those before.
+
+    Args:
+      seed: of the run.
+      epoch: from 0.
+      first: place in the order of the epoch, from 0.
+      last: the place to stop before.
+
+    Returns:
+      [last - first, UNIFORMS] float64, in [0, 1).
+    """
+    counts = UNIFORMS // _COUNTED
+    generator = np.random.Generator(np.random.Philox([seed, 1, epoch], counter=counts * first))
+    return generator.random((last - first, UNIFORMS))
 
 
 def draw(
-    box: np.ndarray, config: AugmentConfig, input_size: geometry.Size, rng: np.random.Generator
+    boxes: np.ndarray, numbers: np.ndarray, config: AugmentConfig, input_size: geometry.Size
 ) -> Drawn:
-    """Draws the affine and the colours of one example.
+    """Turns random numbers into the affines and the colours of examples.
 
     A random crop of the box is resized to the input (Szegedy et al., CVPR 2015), zoomed and
     rotated about the centre, and flipped. A crop whose area and ratio would take it beyond the box
     is cut to the box.
 
     Args:
-      box: (x0, y0, x1, y1) that `source_box` chose.
+      boxes: (x0, y0, x1, y1) [B, 4] that `source_box` chose.
+      numbers: [B, UNIFORMS] from `uniforms`. Each column has its own use, so that one setting does
+        not shift another's numbers.
       config: the ranges.
       input_size: (height, width) of the network's input.
-      rng: seeded by (seed, epoch, index).
 
     Returns:
-      The affine and the colour factors.
+      The affines and the colour factors.
     """
-    u = rng.random(12)  # always as many, so that one setting does not shift another's numbers
-    x0, y0, x1, y1 = box
-    area = config.crop_scale[0] + u[0] * (config.crop_scale[1] - config.crop_scale[0])
+    area, ratio, across, down, zoom, angle, turns, flips_x, flips_y = numbers.T[:9]
+    area = config.crop_scale[0] + area * (config.crop_scale[1] - config.crop_scale[0])
     low, high = np.log(config.crop_ratio)
-    ratio = np.exp(low + u[1] * (high - low))
-    width = (x1 - x0) * min(1.0, np.sqrt(area * ratio))
-    height = (y1 - y0) * min(1.0, np.sqrt(area / ratio))
-    left, top = x0 + u[2] * (x1 - x0 - width), y0 + u[3] * (y1 - y0 - height)
-    crop = geometry.crop_and_resize((left, top, left + width, top + height), input_size)
+    ratio = np.exp(low + ratio * (high - low))
+    x0, y0, x1, y1 = boxes.T
+    width = (x1 - x0) * np.minimum(1.0, np.sqrt(area * ratio))
+    height = (y1 - y0) * np.minimum(1.0, np.sqrt(area / ratio))
+    left, top = x0 + across * (x1 - x0 - width), y0 + down * (y1 - y0 - height)
+    crop = np.stack([left, top, left + width, top + height], axis=-1)
 
-    zoom = config.scale[0] + u[4] * (config.scale[1] - config.scale[0])
-    turned = np.deg2rad(config.rotation) * (2 * u[5] - 1) * (u[6] < config.rotation_prob)
-    flip_x = geometry.horizontal_flip(input_size[1]) if u[7] < config.horizontal_flip else np.eye(3)
-    flip_y = geometry.vertical_flip(input_size[0]) if u[8] < config.vertical_flip else np.eye(3)
-    centre = np.eye(3)
-    centre[:2, 2] = (input_size[1] - 1) / 2, (input_size[0] - 1) / 2
-    zoomed = geometry.compose(centre, np.diag([zoom, zoom, 1.0]), geometry.invert(centre))
-    rotated = geometry.rotation(turned, input_size)
-
-    spread = np.array([config.brightness, config.contrast, config.saturation])
-    factors = 1 + spread * (2 * u[9:12] - 1)
-    hue = config.hue * (2 * rng.random() - 1)
-    return Drawn(
-        geometry.compose(flip_y, flip_x, rotated, zoomed, crop),
-        np.array([*factors, hue], np.float32),
+    zoom = config.scale[0] + zoom * (config.scale[1] - config.scale[0])
+    angle = np.deg2rad(config.rotation) * (2 * angle - 1) * (turns < config.rotation_prob)
+    input_from_original = geometry.compose(
+        _where(flips_y < config.vertical_flip, geometry.vertical_flip(input_size[0])),
+        _where(flips_x < config.horizontal_flip, geometry.horizontal_flip(input_size[1])),
+        geometry.rotation(angle, input_size),
+        geometry.zoom(zoom, input_size),
+        geometry.crop_and_resize(crop, input_size),
     )
+    spread = np.array([config.brightness, config.contrast, config.saturation, config.hue])
+    colour = NO_COLOUR + spread * (2 * numbers[:, 9:13] - 1)
+    return Drawn(input_from_original, colour.astype(np.float32))
 
 
-def mirrored(input_from_original: np.ndarray) -> bool:
-    """Says whether an affine shows the picture in a mirror, so that left and right change names.
+def _where(chosen: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """Returns an affine where [B] says so, and elsewhere what changes nothing, [B, 3, 3]."""
+    return np.where(chosen[:, None, None], affine, np.eye(3))
+
+
+def mirrored(input_from_original: np.ndarray) -> np.ndarray:
+    """Says which affines [..., 3, 3] show the picture in a mirror: left and right change names.
 
     One flip mirrors; two flips are a rotation by 180 degrees and do not.
     """
-    return bool(np.linalg.det(input_from_original[:2, :2]) < 0)
+    return np.linalg.det(input_from_original[..., :2, :2]) < 0
 
 
 def warp_parameters(input_from_original: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns the numbers that `warp` needs.
 
     Args:
-      input_from_original: [3, 3].
+      input_from_original: [..., 3, 3].
 
     Returns:
-      (area factors [2] int32, down and across; [8] float32 projective transform from pixels of the
-      input to pixels of the area-averaged picture).
+      (area factors [..., 2] int32, down and across; [..., 8] float32 projective transform from
+      pixels of the input to pixels of the area-averaged picture).
     """
-    fy, fx = geometry.area_factors(input_from_original)
-    averaged_from_original = geometry.scaling(1 / fx, 1 / fy)
+    factors = geometry.area_factors(input_from_original)
+    averaged_from_original = geometry.scaling(1 / factors[..., 1], 1 / factors[..., 0])
     transform = averaged_from_original @ geometry.invert(input_from_original)
-    return np.array([fy, fx], np.int32), transform.reshape(9)[:8].astype(np.float32)
+    flat = transform.reshape(*transform.shape[:-2], 9)
+    return factors, flat[..., :8].astype(np.float32)
 
 
 def warp(image, factors, transform, input_size: geometry.Size):

@@ -6,9 +6,8 @@ be saved to resume.
 """
 
 import functools
-import itertools
 import pathlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -35,6 +34,7 @@ _DEVICE_KEYS = (
 
 _LABELS = ("keypoints", "visibility", "row", "input_from_original", "_mask")
 _PIXEL_WORK = ("colour", "factors", "transform")
+_BLOCK = 256  # examples whose numbers are made together, so that they share what calls cost
 
 
 def epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
@@ -70,35 +70,44 @@ def train_batches(
       _mask float32 [b], and heatmaps float32 [b, h, w, K] where the host renders them. Where the
       device augments, what `device.render` makes the image of.
     """
-    size, batch_size, seed = len(records), config.train.batch_size, config.seed
-    boxes = augment.source_boxes(records, config.data)
+    size, batch_size = len(records), config.train.batch_size
+    boxes, shrinks = augment.source_boxes(records, config.data), _shrinks(records)
     mine = _rows_of_process(batch_size)
-    orders: dict[int, np.ndarray] = {}
-
-    def examples():
-        for step in range(first, last):
-            for position in range(step * batch_size + mine.start, step * batch_size + mine.stop):
-                epoch, place = divmod(position, size)
-                if epoch not in orders:
-                    orders.clear()
-                    orders[epoch] = epoch_order(seed, epoch, size)
-                row = int(orders[epoch][place])
-                rng = np.random.default_rng([seed, 1, epoch, row])
-                drawn = augment.draw(boxes[row], config.augment, config.data.image_size, rng)
-                yield _example(records, row, drawn, config)
-
     share = mine.stop - mine.start
+    order = functools.lru_cache(1)(lambda epoch: epoch_order(config.seed, epoch, size))
+
+    def block(steps: range) -> Batch:
+        rows, uniforms = [], []
+        for step in steps:
+            start = step * batch_size + mine.start
+            for epoch, *places in _places(start, start + share, size):
+                rows.append(order(epoch)[slice(*places)])
+                uniforms.append(augment.uniforms(config.seed, epoch, *places))
+        row = np.concatenate(rows)
+        drawn = augment.draw(
+            boxes[row], np.concatenate(uniforms), config.augment, config.data.image_size
+        )
+        return _numbers(records, row, drawn, shrinks, config)
+
+    def numbers():
+        count = -(-_BLOCK // share)
+        for step in range(first, last, count):
+            steps = range(step, min(step + count, last))
+            made = block(steps)
+            for i in range(len(steps)):
+                yield {name: array[i * share :][:share] for name, array in made.items()}
+
     if features is not None:
-        return _without_pixels(examples(), share, _LABELS, config, features)
+        return _without_pixels(numbers(), _LABELS, config, features)
     if config.data.cache == pictures.DEVICE:
         places = {"picture": resident.places(records)}
-        return _without_pixels(examples(), share, _LABELS + _PIXEL_WORK, config, places)
+        return _without_pixels(numbers(), _LABELS + _PIXEL_WORK, config, places)
     if config.augment.where == "device":
         padded = source_size(records)
         render = functools.partial(_send, size=padded, channels=config.data.channels)
     else:
         render = functools.partial(render_picture, config=config, recolour=True)
-    return _batches(examples(), last - first, records, config, share, render)
+    return _batches(numbers(), last - first, records, config, share, render)
 
 
 def eval_batches(
@@ -116,28 +125,28 @@ def eval_batches(
     """
     devices = jax.device_count()
     batch_size = -(-config.eval.batch_size // devices) * devices
-    affines = eval_affines(records, config)
+    affines, shrinks = eval_affines(records, config), _shrinks(records)
     mine = _rows_of_process(batch_size)
 
-    def examples():
+    def numbers():
         for start in range(0, len(records), batch_size):
-            for place in range(start + mine.start, start + mine.stop):
-                row = min(place, len(records) - 1)
-                drawn = augment.Drawn(affines[row], augment.NO_COLOUR)
-                yield _example(records, row, drawn, config, real=place < len(records))
+            place = np.arange(start + mine.start, start + mine.stop)
+            row = np.minimum(place, len(records) - 1)
+            drawn = augment.Drawn(affines[row], np.tile(augment.NO_COLOUR, (len(row), 1)))
+            yield _numbers(records, row, drawn, shrinks, config, real=place < len(records))
 
-    share = mine.stop - mine.start
     if features is not None:
-        return _without_pixels(examples(), share, _LABELS, config, features)
+        return _without_pixels(numbers(), _LABELS, config, features)
     # Even a colour change of nothing rounds pixels: scores must not depend on `augment`.
     render = functools.partial(render_picture, config=config, recolour=False)
-    return _batches(examples(), -(-len(records) // batch_size), records, config, share, render)
+    count, share = -(-len(records) // batch_size), mine.stop - mine.start
+    return _batches(numbers(), count, records, config, share, render)
 
 
 def eval_affines(records: Records, config: Config) -> np.ndarray:
     """Returns `input_from_original` [N, 3, 3] float64 of every example, without augmentation."""
     boxes = augment.source_boxes(records, config.data)
-    return np.stack([geometry.crop_and_resize(box, config.data.image_size) for box in boxes])
+    return geometry.crop_and_resize(boxes, config.data.image_size)
 
 
 def to_devices(batch: Batch, sharding: jax.sharding.NamedSharding) -> dict[str, jax.Array]:
@@ -168,45 +177,57 @@ def _rows_of_process(batch_size: int) -> slice:
     return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
 
 
-def _example(
-    records: Records, row: int, drawn: augment.Drawn, config: Config, real: bool = True
+def _places(start: int, stop: int, size: int) -> Iterator[tuple[int, int, int]]:
+    """Cuts positions of a run at the ends of its epochs: (epoch, first place, last place + 1)."""
+    while start < stop:
+        epoch, place = divmod(start, size)
+        count = min(stop - start, size - place)
+        yield epoch, place, place + count
+        start += count
+
+
+def _shrinks(records: Records) -> np.ndarray:
+    """Returns [N], by how much the picture of each record is smaller than its affine says."""
+    if records.kept is None:
+        return np.ones(len(records))
+    return np.array([float(records.kept.factors[file]) for file in records.files.tolist()])
+
+
+def _numbers(
+    records: Records,
+    row: np.ndarray,
+    drawn: augment.Drawn,
+    shrinks: np.ndarray,
+    config: Config,
+    real: np.ndarray | bool = True,
 ) -> Batch:
-    """Collects the numbers of one example; its pixels follow in tf.data."""
+    """Collects the numbers of the examples of rows [b]; their pixels follow."""
     affine = drawn.input_from_original
     keypoints = geometry.apply(affine, records.keypoints[row])
     missing = ABSENT if config.data.missing == "absent" else UNKNOWN
     visibility = np.where(records.labelled[row], LABELLED, missing)
-    if augment.mirrored(affine):
-        permutation = records.points.flip_permutation()
-        keypoints, visibility = keypoints[permutation], visibility[permutation]
-    if records.kept:  # smaller than the picture that the affine is of
-        shrink = records.kept.factors[str(records.files[row])]
-        factors, transform = augment.warp_parameters(affine @ geometry.scaling(shrink, shrink))
-    else:
-        factors, transform = augment.warp_parameters(affine)
+    # In a mirror left and right change names.
+    names = np.where(
+        augment.mirrored(affine)[:, None],
+        records.points.flip_permutation(),
+        np.arange(records.points.count),
+    )
+    shrink = shrinks[row]
+    factors, transform = augment.warp_parameters(affine @ geometry.scaling(shrink, shrink))
     return {
-        "keypoints": keypoints.astype(np.float32),
-        "visibility": visibility.astype(np.int32),
-        "row": np.int64(row),
+        "keypoints": np.take_along_axis(keypoints, names[..., None], axis=1).astype(np.float32),
+        "visibility": np.take_along_axis(visibility, names, axis=1).astype(np.int32),
+        "row": row.astype(np.int64),
         "input_from_original": affine,
-        "_mask": np.float32(real),
+        "_mask": np.full(len(row), real, np.float32),
         "colour": drawn.colour,
         "factors": factors,
         "transform": transform,
-        "orientation": records.orientations[row].astype(np.int32),
-        "source": records.files[row] if records.pixels is None else records.pixels[row],
     }
 
 
-def _stacked(examples: Iterator[Batch], batch_size: int, names: Collection[str]) -> Iterator[Batch]:
-    """Joins so many examples at a time, of the fields that are asked for."""
-    while batch := list(itertools.islice(examples, batch_size)):
-        yield {name: np.stack([example[name] for example in batch]) for name in names}
-
-
 def _without_pixels(
-    examples: Iterator[Batch],
-    batch_size: int,
+    numbers: Iterator[Batch],
     names: tuple[str, ...],
     config: Config,
     tables: Mapping[str, np.ndarray],
@@ -216,25 +237,26 @@ def _without_pixels(
     The next batch is made in a thread while one is used.
     """
 
-    def complete(batch: Batch | None) -> Batch | None:
-        if batch is None:
+    def following() -> Batch | None:
+        found = next(numbers, None)
+        if found is None:
             return None
+        batch = {name: found[name] for name in names}
         if config.targets.render == "host":
             maps = targets.render(np, batch["keypoints"], config)
             visible = batch["visibility"] == LABELLED
             batch["heatmaps"] = (maps * visible[:, None, None, :]).astype(np.float32)
         return batch | {name: table[batch["row"]] for name, table in tables.items()}
 
-    batches = _stacked(examples, batch_size, names)
     with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(lambda: complete(next(batches, None)))
+        coming = pool.submit(following)
         while (batch := coming.result()) is not None:
-            coming = pool.submit(lambda: complete(next(batches, None)))
+            coming = pool.submit(following)
             yield batch
 
 
 def _batches(
-    examples: Iterator[Batch],
+    numbers: Iterator[Batch],
     count: int,
     records: Records,
     config: Config,
@@ -257,12 +279,16 @@ def _batches(
     }
     if records.pixels is not None:
         shapes["source"] = (records.pixels.shape[1:], tf.uint8)
-    stacked = _stacked(examples, batch_size, shapes)
+    sources = records.files if records.pixels is None else records.pixels
 
-    def numbers(_):
-        def following() -> list[np.ndarray]:
-            return list(next(stacked).values())
+    def following() -> list[np.ndarray]:
+        batch = next(numbers)
+        rows = batch["row"]
+        batch["orientation"] = records.orientations[rows].astype(np.int32)
+        batch["source"] = sources[rows]
+        return [batch[name] for name in shapes]
 
+    def unrendered(_):
         found = tf.numpy_function(following, [], [dtype for _, dtype in shapes.values()])
         return {
             name: tf.ensure_shape(array, (batch_size, *shape))
@@ -281,7 +307,7 @@ def _batches(
     # By batches: a call from TensorFlow into Python costs as much as all numbers of an example.
     # Not `from_generator`, which has glibc give all large blocks back from then on (it calls
     # mallopt), those of the training step too: a tenth of the step on a CPU.
-    dataset = tf.data.Dataset.range(count).map(numbers).unbatch()
+    dataset = tf.data.Dataset.range(count).map(unrendered).unbatch()
     dataset = dataset.map(
         rendered,
         num_parallel_calls=config.data.workers or hardware.cpus(),

@@ -155,12 +155,12 @@ def read(file: str, orientation: int, factor: int = 1) -> np.ndarray:
 
 def _factors(records: Records, config: DataConfig) -> dict[str, int]:
     """Says for each file by which whole number its picture may be averaged."""
+    affines = geometry.crop_and_resize(augment.source_boxes(records, config), config.image_size)
+    enlarged = geometry.scaling(_KEPT_SCALE, _KEPT_SCALE) @ affines
     factors: dict[str, int] = {}
-    for file, box in zip(records.files, augment.source_boxes(records, config), strict=True):
-        affine = geometry.crop_and_resize(box, config.image_size)
-        enlarged = geometry.scaling(_KEPT_SCALE, _KEPT_SCALE) @ affine
-        factor = min(geometry.area_factors(enlarged))
-        factors[str(file)] = min(factor, factors.get(str(file), factor))
+    least = geometry.area_factors(enlarged).min(axis=-1)
+    for file, factor in zip(records.files.tolist(), least.tolist(), strict=True):
+        factors[file] = min(factor, factors.get(file, factor))
     return factors
 
 

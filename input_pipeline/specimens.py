@@ -109,7 +109,7 @@ def records(trays: Mapping[str, Specimens], config: DataConfig) -> Records:
     place = np.concatenate([np.arange(count) for count in counts])
     keypoints = np.concatenate([tray.keypoints for tray in trays.values()])
     extents = np.concatenate([keypoints.min(axis=1), keypoints.max(axis=1)], axis=1)
-    boxes = np.stack([geometry.pad_box(extent, 1.1) for extent in extents])
+    boxes = geometry.pad_box(extents, 1.1)
     total = len(groups)
     return Records(
         points=with_config(beetles.POINTS, config),

@@ -208,7 +208,7 @@ def read(config: DataConfig) -> Records:
     splits = np.concatenate([[_SPLITS[s]] * count for s, count in COUNTS.items()])
     ids = np.array([f"{s}/{i:05d}" for s, i in zip(splits, index, strict=True)])
     extents = np.concatenate([keypoints.min(axis=1), keypoints.max(axis=1)], axis=1)
-    boxes = np.stack([geometry.pad_box(extent, 1.1) for extent in extents])
+    boxes = geometry.pad_box(extents, 1.1)
     count = len(ids)
     records = Records(
         points=with_config(points(config.arms), config),

@@ -14,6 +14,7 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
+from scipy import stats
 
 from heatmap import geometry
 from input_pipeline import augment, device, pictures
@@ -27,8 +28,10 @@ def settings(**fields):
     return make_config(**{f"augment.{name}": value for name, value in fields.items()}).augment
 
 
-def drawn(seed, box=BOX, size=SIZE, **fields):
-    return augment.draw(box, settings(**fields), size, np.random.default_rng(seed))
+def drawn(seed, count=1, box=BOX, size=SIZE, **fields):
+    """What happens to so many examples of the same box."""
+    numbers = augment.uniforms(seed, 0, 0, count)
+    return augment.draw(np.tile(box, (count, 1)), numbers, settings(**fields), size)
 
 
 EVERYTHING = {
@@ -45,22 +48,146 @@ EVERYTHING = {
 }
 
 
+# --- random numbers -----------------------------------------------------------------------------
+
+
+@properties
+@given(
+    seed=st.integers(0, 2**40),
+    epoch=st.integers(0, 10**6),
+    first=st.integers(0, 200),
+    count=st.integers(0, 100),
+)
+def test_numbers_of_a_place_do_not_depend_on_where_one_begins(seed, epoch, first, count):
+    whole = augment.uniforms(seed, epoch, 0, 300)
+    found = augment.uniforms(seed, epoch, first, first + count)
+    np.testing.assert_array_equal(found, whole[first : first + count])
+
+
+def test_numbers_far_into_an_epoch_need_none_of_those_before():
+    """A place beyond all memory, and beyond 32 bits."""
+    first = 2**33
+    found = augment.uniforms(0, 0, first, first + 50)
+    np.testing.assert_array_equal(found[20:], augment.uniforms(0, 0, first + 20, first + 50))
+    assert not np.isin(found, augment.uniforms(0, 0, 0, 50)).any()
+
+
+def test_every_seed_and_epoch_has_its_own_numbers():
+    """No number comes twice, also not shifted, in another column or with the two exchanged."""
+    tables = [augment.uniforms(s, e, 0, 500) for s in range(4) for e in range(4)]
+    assert len(np.unique(tables)) == 16 * 500 * augment.UNIFORMS
+
+
+def correlations(a, b):
+    """Of every column with every other, [UNIFORMS, UNIFORMS]."""
+    together = np.corrcoef(a, b, rowvar=False)
+    return together[: augment.UNIFORMS, augment.UNIFORMS :]
+
+
+def test_numbers_are_uniform_and_independent():
+    """Of an epoch, of one place in many epochs, and of one place for many seeds."""
+    count = 20_000
+    epoch = augment.uniforms(5, 3, 0, count)
+    epochs = np.concatenate([augment.uniforms(5, e, 17, 18) for e in range(count)])
+    seeds = np.concatenate([augment.uniforms(s, 3, 17, 18) for s in range(count)])
+    for table in (epoch, epochs, seeds):
+        assert min(stats.kstest(column, "uniform").pvalue for column in table.T) > 1e-3
+        between = [correlations(table[lag:], table[: count - lag]) for lag in (1, 2, 3, 7)]
+        within = correlations(table, table)
+        assert np.abs(within - np.eye(augment.UNIFORMS)).max() < 5 / np.sqrt(count)
+        assert np.abs(between).max() < 5 / np.sqrt(count)
+        # Neighbours fill the square evenly too: no pattern that correlation cannot see.
+        for column in table.T:
+            pairs, _, _ = np.histogram2d(column[1:], column[:-1], bins=8, range=((0, 1), (0, 1)))
+            assert stats.chisquare(pairs.ravel()).pvalue > 1e-5
+    for other in (augment.uniforms(5, 4, 0, count), augment.uniforms(6, 3, 0, count)):
+        assert np.abs(correlations(epoch, other)).max() < 5 / np.sqrt(count)
+
+
 # --- what is drawn ------------------------------------------------------------------------------
 
 
-def test_draw_is_a_pure_function_of_the_generator():
-    first, again, other = (drawn(seed, **EVERYTHING) for seed in (1, 1, 2))
-    np.testing.assert_array_equal(first.input_from_original, again.input_from_original)
-    np.testing.assert_array_equal(first.colour, again.colour)
-    assert np.any(first.input_from_original != other.input_from_original)
-    assert np.all(first.colour != other.colour)
+def one_by_one(box, numbers, config, size, points):
+    """Moves points [n, 2] as configs/common.py says, in plain arithmetic, and draws the colours."""
+    x0, y0, x1, y1 = box
+    area, ratio, across, down, zoom, angle, turns, flips_x, flips_y, *colours = numbers[:13]
+
+    def between(low, high, share):
+        return low + share * (high - low)
+
+    area = between(*config.crop_scale, area)
+    ratio = np.exp(between(*np.log(config.crop_ratio), ratio))
+    width = min(x1 - x0, (x1 - x0) * np.sqrt(area * ratio))
+    height = min(y1 - y0, (y1 - y0) * np.sqrt(area / ratio))
+    left, top = between(x0, x1 - width, across), between(y0, y1 - height, down)
+    centre = np.array([size[1] - 1, size[0] - 1]) / 2
+    moved = []
+    for x, y in points:
+        shown = np.array([(x - left) / width * size[1], (y - top) / height * size[0]]) - 0.5
+        x, y = (shown - centre) * between(*config.scale, zoom)
+        if turns < config.rotation_prob:
+            turned = np.radians(between(-config.rotation, config.rotation, angle))
+            cos, sin = np.cos(turned), np.sin(turned)
+            x, y = cos * x - sin * y, sin * x + cos * y
+        x = -x if flips_x < config.horizontal_flip else x
+        y = -y if flips_y < config.vertical_flip else y
+        moved.append(centre + np.array([x, y]))
+    spreads = (config.brightness, config.contrast, config.saturation, config.hue)
+    factors = [between(-s, s, share) for s, share in zip(spreads, colours, strict=True)]
+    return np.array(moved), augment.NO_COLOUR + factors
+
+
+unit = st.floats(0, 1, exclude_max=True)
+
+
+@st.composite
+def ranges(draw, low, high):
+    return tuple(sorted(draw(st.tuples(st.floats(low, high), st.floats(low, high)))))
+
+
+@properties
+@given(
+    seed=st.integers(0, 10**6),
+    size=st.tuples(st.integers(1, 300), st.integers(1, 300)),
+    fields=st.fixed_dictionaries(
+        {
+            "crop_scale": ranges(0.05, 1.0),
+            "crop_ratio": ranges(0.3, 3.0),
+            "scale": ranges(0.3, 3.0),
+            "rotation": st.floats(0, 180),
+            **dict.fromkeys(("rotation_prob", "horizontal_flip", "vertical_flip"), unit),
+            **dict.fromkeys(("brightness", "contrast", "saturation"), unit),
+            "hue": st.floats(0, 0.5),
+        }
+    ),
+)
+def test_examples_drawn_together_are_those_drawn_one_by_one(seed, size, fields):
+    rng = np.random.default_rng(seed)
+    corner, extent = rng.uniform(-50, 50, (7, 2)), rng.uniform(2, 400, (7, 2))
+    boxes = np.concatenate([corner, corner + extent], axis=1)
+    points, numbers = rng.uniform(-100, 500, (7, 3, 2)), rng.random((7, augment.UNIFORMS))
+    config = settings(**fields)
+    found = augment.draw(boxes, numbers, config, size)
+    assert found.colour.dtype == np.float32
+    for i, affine in enumerate(found.input_from_original):
+        moved, colour = one_by_one(boxes[i], numbers[i], config, size, points[i])
+        np.testing.assert_allclose(geometry.apply(affine, points[i]), moved, rtol=1e-9, atol=1e-6)
+        np.testing.assert_allclose(found.colour[i], colour, rtol=1e-6, atol=1e-7)
+
+
+def test_draws_differ_between_examples_and_seeds():
+    first, other = (drawn(seed, 2, **EVERYTHING) for seed in (1, 2))
+    for a, b in ((0, 1), (1, 0)):
+        for others in (first, other):
+            assert np.any(first.input_from_original[a] != others.input_from_original[b])
+            assert np.all(first.colour[a] != others.colour[b])
 
 
 def test_defaults_change_nothing():
     found = drawn(0)
     expected = geometry.crop_and_resize(BOX, SIZE)
-    np.testing.assert_allclose(found.input_from_original, expected, rtol=0, atol=1e-12)
-    np.testing.assert_array_equal(found.colour, augment.NO_COLOUR)
+    np.testing.assert_allclose(found.input_from_original[0], expected, rtol=0, atol=1e-12)
+    np.testing.assert_array_equal(found.colour[0], augment.NO_COLOUR)
 
 
 @pytest.mark.parametrize("field", EVERYTHING)
@@ -71,102 +198,108 @@ def test_one_setting_does_not_shift_the_numbers_of_another(field):
     colours = {"brightness": 0, "contrast": 1, "saturation": 2, "hue": 3}
     a, b = drawn(3, **EVERYTHING), drawn(3, **without)
     kept = [i for i in range(4) if i != colours.get(field)]
-    np.testing.assert_array_equal(a.colour[kept], b.colour[kept])
+    np.testing.assert_array_equal(a.colour[0, kept], b.colour[0, kept])
     if field in colours:
         np.testing.assert_array_equal(a.input_from_original, b.input_from_original)
-        assert a.colour[colours[field]] != b.colour[colours[field]] == (field != "hue")
+        assert a.colour[0, colours[field]] != b.colour[0, colours[field]] == (field != "hue")
 
 
-def source_of(affine, size=SIZE):
-    """The box that an affine without rotation shows: width, height and position."""
+def sources_of(affines, size=SIZE):
+    """The boxes [N, 4] that affines without rotation show."""
     corners = geometry.apply(
-        geometry.invert(affine), np.array([[-0.5, -0.5], [size[1] - 0.5, size[0] - 0.5]])
+        geometry.invert(affines), np.array([[-0.5, -0.5], [size[1] - 0.5, size[0] - 0.5]])
     )
-    return np.concatenate([corners.min(0), corners.max(0)])
+    return np.concatenate([corners.min(1), corners.max(1)], axis=1)
+
+
+def assert_uniform(values, low, high):
+    """By the test of Kolmogorov and Smirnov."""
+    assert stats.kstest(values, "uniform", (low, high - low)).pvalue > 1e-3
 
 
 def test_random_crops_fill_the_ranges_and_stay_inside_the_box():
-    boxes = [
-        source_of(drawn(s, crop_scale=(0.3, 0.7), crop_ratio=(0.75, 1.3)).input_from_original)
-        for s in range(300)
-    ]
-    x0, y0, x1, y1 = np.transpose(boxes)
-    area = (x1 - x0) * (y1 - y0) / (60 * 90)
-    ratio = (x1 - x0) / (y1 - y0) / (60 / 90)
-    for values, (low, high) in ((area, (0.3, 0.7)), (ratio, (0.75, 1.3))):
-        spread = high - low
-        assert low - 1e-9 <= values.min() < low + 0.05 * spread
-        assert high - 0.05 * spread < values.max() <= high + 1e-9
-    assert np.median(area) == pytest.approx(0.5, abs=0.04)  # uniform
-    assert np.median(ratio) == pytest.approx(np.sqrt(0.75 * 1.3), abs=0.05)  # even in its logarithm
-    assert x0.min() >= BOX[0] - 1e-9
-    assert x1.max() <= BOX[2] + 1e-9
-    assert y0.min() >= BOX[1] - 1e-9
-    assert y1.max() <= BOX[3] + 1e-9
-    assert (x0 < BOX[0] + 1).any()
-    assert (x1 > BOX[2] - 1).any()
+    affines = drawn(0, 4000, crop_scale=(0.3, 0.7), crop_ratio=(0.75, 1.3)).input_from_original
+    x0, y0, x1, y1 = sources_of(affines).T
+    assert_uniform((x1 - x0) * (y1 - y0) / (60 * 90), 0.3, 0.7)
+    assert_uniform(np.log((x1 - x0) / (y1 - y0) / (60 / 90)), np.log(0.75), np.log(1.3))
+    assert_uniform((x0 - BOX[0]) / (60 - (x1 - x0)), 0, 1)
+    assert_uniform((y0 - BOX[1]) / (90 - (y1 - y0)), 0, 1)
 
 
 def test_a_crop_that_would_leave_the_box_is_cut_to_it():
-    for seed in range(50):
-        box = source_of(drawn(seed, crop_ratio=(0.5, 2.0)).input_from_original)
-        assert np.all(box[:2] >= BOX[:2] - 1e-9)
-        assert np.all(box[2:] <= BOX[2:] + 1e-9)
+    boxes = sources_of(drawn(0, 300, crop_ratio=(0.5, 2.0)).input_from_original)
+    assert np.all(boxes[:, :2] >= BOX[:2] - 1e-9)
+    assert np.all(boxes[:, 2:] <= BOX[2:] + 1e-9)
+    # The other side is what area and ratio make it: the square root of their quotient.
+    shares = (boxes[:, 2:] - boxes[:, :2]) / (60, 90)
+    np.testing.assert_allclose(shares.max(1), 1)
+    assert 0.5**0.5 - 1e-9 <= shares.min() < 0.75
 
 
-def turn_and_zoom(affine):
-    """Angle in degrees and zoom of a square crop's affine relative to its plain resize."""
-    plain = geometry.crop_and_resize((0, 0, 64, 64), (32, 32))
-    linear = (affine @ geometry.invert(plain))[:2, :2]
-    return np.rad2deg(np.arctan2(linear[1, 0], linear[0, 0])), np.sqrt(np.linalg.det(linear))
+SQUARE = {"box": np.array([0.0, 0, 64, 64]), "size": (32, 32)}
 
 
 def test_rotation_and_zoom_keep_to_their_ranges_and_to_the_centre():
-    angles, zooms = [], []
-    for seed in range(200):
-        affine = drawn(
-            seed, box=(0, 0, 64, 64), size=(32, 32), rotation=20.0, scale=(0.5, 1.5)
-        ).input_from_original
-        angle, zoom = turn_and_zoom(affine)
-        angles.append(angle)
-        zooms.append(zoom)
-        centre = geometry.apply(affine, np.array([[31.5, 31.5]]) + 0.5)
-        np.testing.assert_allclose(centre, [[15.5, 15.5]], atol=1e-9)
-    assert -20 <= min(angles) < -18
-    assert 18 < max(angles) <= 20
-    assert 0.5 <= min(zooms) < 0.55
-    assert 1.45 < max(zooms) <= 1.5
+    affines = drawn(0, 4000, rotation=20.0, scale=(0.5, 1.5), **SQUARE).input_from_original
+    linear = affines[:, :2, :2] * 2  # relative to the plain resize
+    assert_uniform(np.rad2deg(np.arctan2(linear[:, 1, 0], linear[:, 0, 0])), -20, 20)
+    assert_uniform(np.sqrt(np.linalg.det(linear)), 0.5, 1.5)
+    centres = geometry.apply(affines, np.array([[32.0, 32.0]]))
+    np.testing.assert_allclose(centres, np.full((4000, 1, 2), 15.5), atol=1e-9)
+
+
+def test_colours_keep_to_their_ranges():
+    fields = {"brightness": 0.3, "contrast": 0.2, "saturation": 0.5, "hue": 0.1}
+    colours = drawn(0, 4000, **fields).colour
+    for values, middle, spread in zip(colours.T, (1, 1, 1, 0), fields.values(), strict=True):
+        assert_uniform(values, middle - spread, middle + spread)
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
 def test_probabilities_are_kept(probability):
-    fields = {"rotation": 20.0, "rotation_prob": probability, "horizontal_flip": probability}
-    count = 300
-    affines = [
-        drawn(s, box=(0, 0, 64, 64), size=(32, 32), **fields).input_from_original
-        for s in range(count)
-    ]
-    flipped = np.mean([augment.mirrored(a) for a in affines])
-    turned = np.mean([abs(a[0, 1]) > 1e-6 for a in affines])
-    for share in (flipped, turned):
-        assert share == pytest.approx(
-            probability, abs=4 * np.sqrt(0.21 / count) if 0 < probability < 1 else 0
-        )
+    """And one event says nothing of another."""
+    chances = ("rotation_prob", "horizontal_flip", "vertical_flip")
+    count, fields = 4000, {"rotation": 20.0, **dict.fromkeys(chances, probability)}
+    linear = drawn(1, count, **fields, **SQUARE).input_from_original[:, :2, :2]
+    # Turns are of less than a quarter, so that flips show in the signs of the diagonal.
+    events = np.stack([abs(linear[:, 0, 1]) > 1e-6, linear[:, 0, 0] < 0, linear[:, 1, 1] < 0])
+    for i, event in enumerate(events):
+        for joint, chance in ((event, probability), (event & events[i - 1], probability**2)):
+            assert stats.binomtest(int(joint.sum()), count, chance).pvalue > 1e-3
 
 
 @pytest.mark.parametrize(("across", "down"), [(0, 0), (1, 0), (0, 1), (1, 1)])
 def test_one_flip_mirrors_and_two_do_not(across, down):
-    affine = drawn(
-        5, rotation=170.0, horizontal_flip=float(across), vertical_flip=float(down)
+    affines = drawn(
+        5, 20, rotation=170.0, horizontal_flip=float(across), vertical_flip=float(down)
     ).input_from_original
-    assert augment.mirrored(affine) == (across != down)
+    np.testing.assert_array_equal(augment.mirrored(affines), [across != down] * 20)
+    assert augment.mirrored(affines[0]) == (across != down)
 
 
 def test_flips_are_about_the_middle_of_the_input():
     plain, flipped = (drawn(0, horizontal_flip=p, vertical_flip=p) for p in (0.0, 1.0))
     points = np.array([[12.0, 30.0], [44.5, 99.0]])
-    a, b = (geometry.apply(d.input_from_original, points) for d in (plain, flipped))
+    a, b = (geometry.apply(d.input_from_original[0], points) for d in (plain, flipped))
     np.testing.assert_allclose(a + b, np.tile([SIZE[1] - 1.0, SIZE[0] - 1.0], (2, 1)))
+
+
+def test_warp_parameters_of_many_are_those_of_each():
+    """From a pixel of the input to its place in the averaged picture."""
+    box = geometry.image_box((700, 900))
+    affines = drawn(2, 50, box=box, **EVERYTHING).input_from_original
+    factors, transforms = augment.warp_parameters(affines)
+    assert (factors.dtype, transforms.dtype) == (np.int32, np.float32)
+    assert factors.min(0).min() > 1
+    pixel = np.array([[40.0, 20.0]])
+    for affine, (down, across), numbers in zip(affines, factors, transforms, strict=True):
+        (x, y), *_ = geometry.apply(np.linalg.inv(affine), pixel)
+        transform = np.append(numbers, 1).reshape(3, 3)
+        expected = [(x + 0.5) / across - 0.5, (y + 0.5) / down - 0.5]
+        np.testing.assert_allclose(geometry.apply(transform, pixel)[0], expected, atol=1e-3)
+        alone = augment.warp_parameters(affine)
+        np.testing.assert_array_equal(alone[0], (down, across))
+        np.testing.assert_array_equal(alone[1], numbers)
 
 
 # --- pixels and points together -----------------------------------------------------------------
@@ -201,7 +334,7 @@ def test_pixels_and_points_move_together(seed, x, y, shrink):
     source = (side, side + 20)
     affine = drawn(
         seed, box=geometry.image_box(source), size=size, **EVERYTHING | {"crop_scale": (0.7, 1.0)}
-    ).input_from_original
+    ).input_from_original[0]
     # Near the middle of what is shown, and small enough that all of the blob is on the input.
     expected = np.array([47.5 + x, 39.5 + y])
     point = geometry.apply(geometry.invert(affine), expected[None])[0]

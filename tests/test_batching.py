@@ -3,6 +3,7 @@
 import ctypes
 import dataclasses
 import os
+import tracemalloc
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
@@ -16,7 +17,7 @@ from heatmap import geometry, objective, targets
 from heatmap.errors import UserError
 from heatmap.keypoints import ABSENT, LABELLED, UNKNOWN, KeypointSet
 from heatmap.state import create_mesh, sharded
-from input_pipeline import batching
+from input_pipeline import augment, batching
 from input_pipeline.records import Records
 from tests.helpers import make_config
 
@@ -78,6 +79,15 @@ AUGMENTED = {
 }
 
 
+EVERYTHING = AUGMENTED | {
+    "augment.crop_ratio": (0.8, 1.2),
+    "augment.scale": (0.8, 1.3),
+    "augment.vertical_flip": 0.5,
+    "augment.contrast": 0.3,
+    "augment.saturation": 0.3,
+}
+
+
 def train(records, config, first=0, last=5):
     return list(batching.train_batches(records, config, first, last))
 
@@ -105,6 +115,77 @@ def test_a_resumed_run_sees_the_batches_that_it_would_have_seen():
     for first in (1, 4):
         for batch, other in zip(train(records, config, first, 6), whole[first:], strict=True):
             assert_same(batch, other)
+
+
+NUMBERS = {"data.cache": "device", "augment.where": "device"}  # batches without pixels
+
+
+def numbers_of(records, config, first=0, last=5):
+    """All examples of so many batches in turn."""
+    batches = train(records, config, first, last)
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+
+
+def test_examples_do_not_depend_on_the_batches_that_they_are_in():
+    """To the last bit, over several epochs of which no batch and no block is a divisor."""
+    records, count = make_records(70), 700
+    whole = None
+    for batch_size in (1, 4, 100, 350, 700):
+        config = settings(**EVERYTHING, **NUMBERS, **{"train.batch_size": batch_size})
+        found = numbers_of(records, config, 0, count // batch_size)
+        assert len(np.unique(found["input_from_original"][:, 0, 2])) == count
+        assert_same(found, whole or found)
+        whole = found
+
+
+@pytest.mark.parametrize("first", [1, 3, 6])
+def test_a_run_that_resumes_within_a_block_of_numbers_sees_the_same(first):
+    records = make_records(70)
+    config = settings(**EVERYTHING, **NUMBERS, **{"train.batch_size": 100})
+    whole, rest = (numbers_of(records, config, start, 7) for start in (0, first))
+    assert_same(rest, {name: array[100 * first :] for name, array in whole.items()})
+
+
+def test_numbers_are_those_of_the_place_in_the_epoch():
+    records, config = make_records(), settings(**EVERYTHING, **NUMBERS, seed=3)
+    boxes = augment.source_boxes(records, config.data)
+    found = numbers_of(records, config)
+    for position in range(20):
+        epoch, place = divmod(position, 10)
+        row = batching.epoch_order(3, epoch, 10)[place]
+        numbers = augment.uniforms(3, epoch, place, place + 1)
+        drawn = augment.draw(boxes[row][None], numbers, config.augment, (16, 16))
+        assert found["row"][position] == row
+        assert np.all(found["input_from_original"][position] == drawn.input_from_original)
+        assert np.all(found["colour"][position] == drawn.colour)
+
+
+def test_pixels_are_moved_alike_wherever_they_are():
+    """On the host, sent to the device, lying there, and where features take their place."""
+    records = make_records(10)
+    labels = ("row", "input_from_original", "keypoints", "visibility", "_mask")
+    ways = [{}, {"augment.where": "device"}, NUMBERS]
+    host, sent, there = (numbers_of(records, settings(**EVERYTHING, **way)) for way in ways)
+    kept = list(batching.train_batches(records, settings(**EVERYTHING), 0, 5, features={}))
+    for name in labels:
+        features = np.concatenate([batch[name] for batch in kept])
+        for other in (sent[name], there[name], features):
+            np.testing.assert_array_equal(other, host[name], err_msg=name)
+    for name in ("colour", "transform"):
+        np.testing.assert_array_equal(sent[name], there[name], err_msg=name)
+
+
+def test_memory_does_not_grow_with_epochs():
+    """In thirty of them, orders would come to 5 MB and numbers to 80; a block takes about one."""
+    records = dataclasses.replace(make_records(1), pixels=None).take(np.zeros(20_000, int))
+    config = settings(**EVERYTHING, **{"train.batch_size": 1000})
+    tracemalloc.start()
+    held = [
+        tracemalloc.get_traced_memory()[0]
+        for _ in batching.train_batches(records, config, 0, 700, features={})
+    ]
+    tracemalloc.stop()
+    assert held[-1] - held[100] < 2.5e6
 
 
 def test_every_epoch_visits_every_example_once_though_batches_straddle_epochs():

@@ -443,7 +443,7 @@ def test_a_mirror_that_forgets_to_rename_is_noticed():
     flipping = {"augment.horizontal_flip": 0.5, "augment.rotation": 30.0}
     config = make_config(**SMALL, **flipping)
     assert codec.check(config, figures(40)).level == OK
-    with mock.patch.object(augment, "mirrored", return_value=False):
+    with mock.patch.object(augment, "mirrored", lambda affines: np.zeros(len(affines), bool)):
         assert codec.check(config, figures(40)).level == FAIL
 
 

@@ -308,11 +308,10 @@ def test_scores_do_not_change_with_the_affine_that_predictions_follow(
             "augment.vertical_flip": flip,
         }
     )
-    rng = np.random.default_rng(seed)
-    box = geometry.image_box((100, 100))
-    seen = np.stack(
-        [augment.draw(box, config.augment, (256, 192), rng).input_from_original for _ in p.ids]
-    )
+    count = len(p.ids)
+    boxes = geometry.image_box(np.full((count, 2), 100))
+    numbers = augment.uniforms(seed, 0, 0, count)
+    seen = augment.draw(boxes, numbers, config.augment, (256, 192)).input_from_original
     in_input = geometry.apply(seen, p.predicted).astype(np.float32)  # as the devices have them
     back = geometry.apply(geometry.invert(seen), in_input.astype(np.float64))
     before = metrics.score(p, POINTS, CONFIG)
