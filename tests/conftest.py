@@ -22,6 +22,37 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 SHARED = pathlib.Path(__file__).parents[2] / "shared" / "data"
+# The files that take minutes. pytest-xdist hands out whole files, so that one of these, started
+# last, would leave the other cores with nothing to do.
+LONG = (
+    "test_train.py",
+    "test_main.py",
+    "test_readme.py",
+    "test_processes.py",
+    "test_state.py",
+    "test_export.py",
+    "test_report.py",
+    "test_study.py",
+    "test_beetles_sweep.py",
+    "test_experiment_004.py",
+    "test_export_agreement.py",
+    "test_rank.py",
+    "test_models.py",
+    "test_checks.py",
+)
+
+
+def pytest_configure(config):
+    if config.option.markexpr == "not slow":
+        # Programs of a few steps each: it takes longer to compile them well than to run them as
+        # they are. The slow tests, and children of theirs, compile as a user does.
+        flags = "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
+        os.environ.setdefault("XLA_FLAGS", flags)
+
+
+def pytest_collection_modifyitems(items):
+    place = {name: i for i, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.name, len(LONG)))
 
 
 @pytest.fixture(scope="session")

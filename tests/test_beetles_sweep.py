@@ -116,6 +116,8 @@ def test_the_whole_sweep_runs_is_interrupted_and_goes_on(tmp_path):
         "--config.targets.heatmap_size=(16,16)",
         "--config.train.max_hours=1",
         "--config.data.verify=False",
+        "--config.eval.sheet_examples=0",
+        "--config.log.tensorboard=False",
     ]
     first = subprocess.Popen(command, cwd=jobs.ROOT, env=os.environ)
     table = tmp_path / "sweep" / jobs.SWEEP

@@ -16,22 +16,21 @@ from PIL import Image
 
 from heatmap.errors import guard
 from heatmap.train import train
+from launch import hyper
 from tests.conftest import write_spots
+from tests.helpers import TINY
 from tests.test_train import tiny
 
 ROOT = pathlib.Path(__file__).parents[1]
-SMALL = [
-    "--config.data.name=simple_json",
-    "--config.data.image_size=(32,32)",
-    "--config.targets.heatmap_size=(16,16)",
-    "--config.train.batch_size=8",
-    "--config.train.steps=24",
-    "--config.train.save_every_steps=2",
-    "--config.train.eval_every_steps=8",
-    "--config.log.every_steps=1",
-    "--config.log.tensorboard=False",
-    "--config.eval.sheet_examples=0",
-]
+SMALL = hyper.flags(
+    {
+        **TINY,
+        "train.steps": 16,
+        "train.save_every_steps": 2,
+        "train.eval_every_steps": 8,
+        "log.every_steps": 1,
+    }
+)
 
 
 def command(*arguments: str, config: str = "configs/sigma2.py") -> list[str]:
@@ -90,7 +89,7 @@ def test_kill_9_and_resume_ends_bit_identical(uninterrupted, tiny_root, tmp_path
     child.wait()
     result = run(*SMALL, f"--config.data.root={tiny_root}", f"--workdir={tmp_path / 'run'}")
     resumed = int(re.search(r"resumed at step (\d+)", result.stdout).group(1))
-    assert 4 <= resumed < 24
+    assert 4 <= resumed < 16
     output, folder = uninterrupted
     assert sha_of(result.stdout) == sha_of(output)
     logs = [json.loads((f / "training_log.json").read_text()) for f in (folder, tmp_path / "run")]
@@ -112,7 +111,7 @@ def test_the_resolved_config_is_printed_and_saved(uninterrupted):
     output, folder = uninterrupted
     saved = (folder / "config.json").read_text()
     assert output.startswith(saved)
-    assert json.loads(saved)["train"]["steps"] == 24
+    assert json.loads(saved)["train"]["steps"] == 16
     assert json.loads(saved)["train"]["epochs"] == 0
 
 
@@ -338,7 +337,7 @@ def test_twenty_kills_at_random_moments_change_nothing(tiny_root, tmp_path):
     rng = np.random.default_rng(seed)
 
     def arguments(name):
-        long = [a.replace("train.steps=24", "train.steps=400") for a in SMALL]
+        long = [*SMALL, "--config.train.steps=200"]
         return command(*long, f"--config.data.root={tiny_root}", f"--workdir={tmp_path / name}")
 
     def start(output):
@@ -359,7 +358,7 @@ def test_twenty_kills_at_random_moments_change_nothing(tiny_root, tmp_path):
                 while not re.search(r"^step ", log.read_text(), re.M):
                     assert child.poll() is None, log.read_text()
                     time.sleep(0.02)
-                time.sleep(rng.uniform(0, 4))
+                time.sleep(rng.uniform(0, 2))  # some steps, saves and evaluations
             else:
                 time.sleep(rng.uniform(0, 8))
             assert child.poll() is None, "the run ended before it could be killed: lengthen it"

@@ -25,7 +25,7 @@ EMPTY = Gallery((), {}, ())
 def pair(tiny_root, tmp_path_factory):
     """Workdirs of the two kinds of networks on the same data, the first with maps of stages."""
     folder = tmp_path_factory.mktemp("pair")
-    settings = {"eval.sheet_every_evals": 1}
+    settings = {"eval.sheet_every_evals": 1, "eval.sheet_examples": 2}
     train(tiny(tiny_root, **settings), folder / "unet")
     regression = {"model.name": "regression", "loss.name": "coordinate_mse"}
     train(tiny(tiny_root, **settings, **regression), folder / "regression")

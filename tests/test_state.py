@@ -215,6 +215,8 @@ def test_step_counts_and_sums_the_losses(averaged):
 STEPS, LOCKSTEPS = 20, 4
 ADAM, SGD = (1e-3, 0.0), (0.0, 0.1)  # rates of Adam and of SGD
 SMALL_ADAM, SMALL_SGD = (3e-6, 0.0), (0.0, 3e-3)
+# Quicker, and with fewer units that could be at a corner.
+SMALLER = {"data.image_size": (16, 16), "targets.heatmap_size": (8, 8)}
 
 
 def adam_or_sgd():
@@ -270,7 +272,7 @@ def compare_devices():
     eight, one = state_lib.create_mesh(), one_device()
     report = {"devices": eight.size, "operators": compare_operators(eight)}
     for name, overrides in RUNS.items():
-        built = run.build(small_config(**overrides), POINTS)
+        built = run.build(small_config(**overrides, **SMALLER), POINTS)
         pair = Device(built, eight), Device(built, one)
         report[name] = {
             "lockstep": in_lockstep(first_state(built, ADAM), *pair),
@@ -279,7 +281,7 @@ def compare_devices():
         }
     report["divided"] = compare_divided(one)
     with jax.enable_x64(True):
-        built = run.build(in_float64(small_config(**RUNS["unet"])), POINTS)
+        built = run.build(in_float64(small_config(**RUNS["unet"], **SMALLER)), POINTS)
         pair = Device(built, eight), Device(built, one)
         report["unet in float64"] = {
             rule: running_freely(first_state(built, rates, np.float64), *pair)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -21,26 +22,12 @@ from heatmap.errors import UserError
 from heatmap.models import MODELS
 from heatmap.train import train
 from input_pipeline import batching
-from tests.conftest import write_spots
-from tests.helpers import MODEL_SETTINGS, make_config
+from tests.helpers import MODEL_SETTINGS, TINY, make_config
 
 
 def tiny(root, **overrides) -> Config:
-    settings = {
-        "data.name": "simple_json",
-        "data.root": str(root),
-        "data.image_size": (32, 32),
-        "targets.heatmap_size": (16, 16),
-        "targets.sigma": 1.0,
-        "optim.learning_rate": 3e-3,
-        "train.steps": 10,
-        "train.batch_size": 8,
-        "eval.batch_size": 8,
-        "eval.sheet_examples": 2,
-        "log.every_steps": 5,
-        "log.tensorboard": False,
-    }
-    return make_config(**{**settings, **overrides})
+    settings = {"data.root": str(root), "log.every_steps": 5}
+    return make_config(**{**TINY, **settings, **overrides})
 
 
 def sha_of(output: str) -> str:
@@ -55,9 +42,19 @@ def log_of(folder):
 def finished(tiny_root, tmp_path_factory):
     """A finished run of 40 steps, with everything switched on."""
     folder = tmp_path_factory.mktemp("runs") / "finished"
-    config = tiny(tiny_root, **{"train.steps": 40, "log.tensorboard": True, "eval.csv": True})
+    everything = {"log.tensorboard": True, "eval.csv": True, "eval.sheet_examples": 2}
+    config = tiny(tiny_root, **{"train.steps": 40, **everything})
     scores = train(config, folder)
     return config, folder, scores
+
+
+@pytest.fixture(scope="module")
+def brief(tiny_root, tmp_path_factory):
+    """A finished run of two steps, to be copied and damaged."""
+    folder = tmp_path_factory.mktemp("runs") / "brief"
+    config = tiny(tiny_root, **{"train.steps": 2})
+    train(config, folder)
+    return config, folder
 
 
 def test_a_run_writes_every_file_of_a_workdir(finished):
@@ -158,10 +155,12 @@ def test_evaluate_refuses_a_folder_that_is_no_workdir(tmp_path):
         evaluate.main([f"--workdir={tmp_path}"])
 
 
-def test_evaluate_refuses_changed_labels(tmp_path):
-    root = write_spots(tmp_path / "data")
-    config = tiny(root, **{"train.steps": 2})
-    train(config, tmp_path / "run")
+def test_evaluate_refuses_changed_labels(brief, tmp_path):
+    config, folder = brief
+    root = pathlib.Path(shutil.copytree(config.data.root, tmp_path / "data"))
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=str(root)))
+    shutil.copytree(folder, tmp_path / "run")
+    assert evaluate.evaluate(tmp_path / "run", ["val"], config)
     labels = json.loads((root / "val_annotations.json").read_text())
     labels["images"][0]["keypoints"][0][0] += 1
     (root / "val_annotations.json").write_text(json.dumps(labels))
@@ -173,29 +172,32 @@ def test_evaluate_refuses_changed_labels(tmp_path):
 
 @pytest.mark.parametrize("extra", [{}, {"optim.ema_decay": 0.5, "train.save_every_steps": 3}])
 def test_a_run_in_two_parts_ends_as_in_one(tiny_root, tmp_path, capsys, extra):
-    train(tiny(tiny_root, **{"train.steps": 11, **extra}), tmp_path / "whole")
+    train(tiny(tiny_root, **{"train.steps": 8, **extra}), tmp_path / "whole")
     whole = capsys.readouterr().out
-    train(tiny(tiny_root, **{"train.steps": 7, **extra}), tmp_path / "parts")
+    train(tiny(tiny_root, **{"train.steps": 4, **extra}), tmp_path / "parts")
     capsys.readouterr()
-    train(tiny(tiny_root, **{"train.steps": 11, **extra}), tmp_path / "parts")
+    train(tiny(tiny_root, **{"train.steps": 8, **extra}), tmp_path / "parts")
     parts = capsys.readouterr().out
-    assert "resumed at step 7" in parts
+    assert "resumed at step 4" in parts
     assert sha_of(whole) == sha_of(parts)
-    # The shorter run ended, and so was scored, with step 7, which is not the end of an epoch.
+    # The shorter run ended, and so was scored, with step 4, which is not the end of an epoch: only
+    # the line of step 5 sums up another number of steps.
     a, b = (log_of(tmp_path / name)["unet"] for name in ("whole", "parts"))
-    assert [line for line in b if line["step"] in (3, 5)] == [
-        line for line in a if line["step"] in (3, 5)
-    ]
-    assert len({line["step"] for line in b}) == len(b)
+    assert [line["step"] for line in a] == [3, 5, 8]
+    assert [line["step"] for line in b] == [3, 4, 5, 8]
+    assert (b[0], b[3]) == (a[0], a[2])
+    assert b[2]["val_loss"] == a[1]["val_loss"]
 
 
 def test_max_hours_saves_and_the_same_command_goes_on(tiny_root, tmp_path, capsys):
-    train(tiny(tiny_root), tmp_path / "whole")
+    settings = {"train.steps": 5}
+    train(tiny(tiny_root, **settings), tmp_path / "whole")
     whole = capsys.readouterr().out
-    scores = train(tiny(tiny_root, **{"train.max_hours": 1e-9}), tmp_path / "limited")
-    assert "train.max_hours reached at step 1 of 10" in capsys.readouterr().out
+    limit = {"train.max_hours": 1e-9}
+    scores = train(tiny(tiny_root, **settings, **limit), tmp_path / "limited")
+    assert "train.max_hours reached at step 1 of 5" in capsys.readouterr().out
     assert scores == {} or "val/loss" in scores
-    train(tiny(tiny_root), tmp_path / "limited")
+    train(tiny(tiny_root, **settings), tmp_path / "limited")
     limited = capsys.readouterr().out
     assert "resumed at step 1" in limited
     assert sha_of(whole) == sha_of(limited)
@@ -240,7 +242,7 @@ def test_scores_of_an_earlier_best_checkpoint_are_not_taken_for_the_last(
     tiny_root, tmp_path, monkeypatch
 ):
     """`heatmap.evaluate` may run while the training goes on."""
-    config, folder = tiny(tiny_root), tmp_path / "run"
+    config, folder = tiny(tiny_root, **{"train.steps": 6}), tmp_path / "run"
     real = Checkpoints.save
 
     def evaluated_meanwhile(self, step, tree, meta):
@@ -278,9 +280,9 @@ def test_a_longer_past_than_future_is_refused(finished, tiny_root):
     assert (folder / "config.json").read_text() == before
 
 
-def test_a_missing_array_in_the_checkpoint_is_a_sentence(tiny_root, tmp_path):
-    config = tiny(tiny_root, **{"train.steps": 2})
-    train(config, tmp_path / "run")
+def test_a_missing_array_in_the_checkpoint_is_a_sentence(brief, tmp_path):
+    config, folder = brief
+    shutil.copytree(folder, tmp_path / "run")
     latest = next((tmp_path / "run" / "checkpoints" / "latest").iterdir())
     shutil.rmtree(latest / "state")
     with pytest.raises(UserError, match="cannot be restored"):
@@ -304,10 +306,11 @@ def test_the_last_good_checkpoint_is_named_and_is_good(tiny_root, tmp_path, monk
             yield {**batch, "keypoints": batch["keypoints"] * (np.nan if i == 3 else 1)}
 
     monkeypatch.setattr(batching, "train_batches", poisoned)
+    config = tiny(tiny_root, **{"train.save_every_steps": 1, "train.steps": 4})
     with pytest.raises(UserError, match=r"Step 3, .* checkpoint is of step 2"):
-        train(tiny(tiny_root, **{"train.save_every_steps": 1}), tmp_path / "run")
+        train(config, tmp_path / "run")
     monkeypatch.undo()
-    assert train(tiny(tiny_root, **{"train.save_every_steps": 1}), tmp_path / "run")
+    assert train(config, tmp_path / "run")
 
 
 def test_settings_can_be_mended_in_the_same_workdir(tiny_root, tmp_path):
@@ -336,20 +339,20 @@ def test_the_best_and_the_latest_checkpoint_agree_after_a_kill_between_them(
         real(self, step, tree, meta)
 
     monkeypatch.setattr(Checkpoints, "save", killed)
+    config = tiny(tiny_root, **{"train.steps": 6})
     with pytest.raises(KeyboardInterrupt):
-        train(tiny(tiny_root), tmp_path / "run")
+        train(config, tmp_path / "run")
     monkeypatch.undo()
     latest = Checkpoints(tmp_path / "run", "latest").meta()
     assert latest["best"]["step"] == 3
     assert Checkpoints(tmp_path / "run", "best").has(3)
     assert run_lib.open_run(tmp_path / "run").weights
-    scores = train(tiny(tiny_root), tmp_path / "run")
-    assert scores == train(tiny(tiny_root), tmp_path / "whole")
+    assert train(config, tmp_path / "run") == train(config, tmp_path / "whole")
 
 
-def test_the_config_in_the_checkpoint_is_the_one_that_counts(tiny_root, tmp_path):
-    config = tiny(tiny_root, **{"train.steps": 2})
-    train(config, tmp_path / "run")
+def test_the_config_in_the_checkpoint_is_the_one_that_counts(brief, tmp_path):
+    config, folder = brief
+    shutil.copytree(folder, tmp_path / "run")
     other = dataclasses.replace(config, seed=5)
     workdir.claim(tmp_path / "run", other)
     with pytest.raises(UserError, match="seed: 0 -> 5"):
@@ -376,8 +379,10 @@ def test_frozen_layers_keep_their_statistics(tiny_root, tmp_path):
 
 
 def test_the_average_of_the_weights_is_what_is_scored(tiny_root, tmp_path):
-    plain = train(tiny(tiny_root), tmp_path / "plain")
-    averaged = train(tiny(tiny_root, **{"optim.ema_decay": 0.9}), tmp_path / "averaged")
+    settings = {"train.steps": 5}
+    plain = train(tiny(tiny_root, **settings), tmp_path / "plain")
+    average = {"optim.ema_decay": 0.5}
+    averaged = train(tiny(tiny_root, **settings, **average), tmp_path / "averaged")
     assert plain["val/loss"] != averaged["val/loss"]
     a, b = (log_of(tmp_path / name)["unet"] for name in ("plain", "averaged"))
     assert [x["train_loss"] for x in a] == [x["train_loss"] for x in b]
@@ -431,7 +436,7 @@ VIT = {**MODEL_SETTINGS["vit"], "model.name": "vit", "targets.heatmap_size": (8,
 
 
 def test_kept_features_train_and_score_as_pictures_do(tiny_root, tmp_path, capsys):
-    settings = {**VIT, "train.steps": 12, "optim.learning_rate": 1e-3}
+    settings = {**VIT, "train.steps": 8, "optim.learning_rate": 1e-3, "train.eval_every_steps": 4}
     expected = train(tiny(tiny_root, **settings), tmp_path / "pictures")
     kept = {**settings, "model.keep_features": True}
     scores = train(tiny(tiny_root, **kept), tmp_path / "features")
@@ -451,7 +456,7 @@ def test_the_backbone_runs_once_per_picture(tiny_root, tmp_path, monkeypatch):
         return rendered(*arguments, **how)
 
     monkeypatch.setattr(batching, "render_picture", seeing)
-    settings = {**VIT, "model.keep_features": True, "eval.sheet_examples": 0}
+    settings = {**VIT, "model.keep_features": True, "train.steps": 3}
     train(tiny(tiny_root, **settings), tmp_path / "run")
     assert seen
     assert True not in seen  # no training picture has been rendered
