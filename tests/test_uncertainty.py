@@ -138,8 +138,7 @@ def test_new_groups_are_covered_as_often_as_promised():
             assert level - error <= shares.mean() <= level + 1 / 26 + error, (what, level)
 
 
-def test_a_label_of_a_pair_is_taken_in_the_nearer_order():
-    points = dataclasses.replace(POINTS, interchangeable_pairs=((0, 1),))
+def test_a_label_of_a_free_pair_is_taken_in_the_nearer_order():
     found = instances([[[10.0, 10], [50, 10], [30, 30]]])
 
     class Records:
@@ -147,10 +146,13 @@ def test_a_label_of_a_pair_is_taken_in_the_nearer_order():
         labelled = np.array([[True, True, False]])
         groups = np.array(["a"])
 
-    told = labelled.compare(found, Records, points)
+    told = labelled.compare(found, Records, POINTS, free=((0, 1),))
     np.testing.assert_allclose(told.points, [[2.0, 1.0, np.nan]])
     np.testing.assert_allclose(told.lines, [[np.hypot(40, 1) - 40, np.nan]])
     np.testing.assert_allclose(told.reference, np.hypot(40, 1))
+    unordered = dataclasses.replace(POINTS, interchangeable_pairs=((0, 1),))
+    held = labelled.compare(found, Records, unordered)
+    np.testing.assert_allclose(held.points, [[np.hypot(40, 1), np.hypot(40, 2), np.nan]])
 
 
 def test_too_few_groups_for_any_level_are_refused():
