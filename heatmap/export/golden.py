@@ -130,7 +130,7 @@ def _further(
         score=np.asarray(decoded.score, np.float64),
         covariance=covariance,
     )
-    outputs = {}
+    outputs: dict[str, np.ndarray] = {}
     if lines := points.measurements:
         ends = [(places[0, a], places[0, b]) for _, a, b in lines]
         outputs["lengths"] = np.array([distance(a, b) for a, b in ends])
