@@ -239,6 +239,17 @@ def test_lengths_are_known_by_their_ends_whatever_their_name():
     assert tables.unknown_lengths(told, points) == ["length"]
 
 
+def test_the_length_of_a_lost_point_is_not_known():
+    found = instances([[[0, 0], [np.nan, np.nan], [3, 4]]])
+    points = dataclasses.replace(POINTS, measurements=(("lost", 0, 1), ("known", 0, 2)))
+    told = dataclasses.replace(example(), lines={"known": Line(0, 2, (0.5, 1.0, 2.0))})
+    meaning = Meaning(points, make_config(), told, Scales(everywhere=Scale(10.0, 1.0)))
+    columns = tables.of_lengths(found, meaning)
+    for name in ("px", "px_low_80", "px_high_80", "cm", "cm_high_95", "cm_scale_sd"):
+        assert np.isnan(columns[name]).tolist() == [True, False], name
+    assert columns["cm"][1] == pytest.approx(0.5)
+
+
 def test_lengths_named_later_are_calibrated():
     """As by --measure: they have the factors that the data set's own measurement would have."""
     errors, records = errors_and_records(np.random.default_rng(0), 25)
