@@ -109,7 +109,7 @@ class Predictor:
 
     @property
     def free_pairs(self) -> tuple[Pair, ...]:
-        """The pairs of which either order is right: the loss takes either, or none can be seen."""
+        """The pairs of which either order is right: the loss takes both, or no picture tells."""
         free = self.config.loss.interchangeable or not self.points.order_known
         return self.points.interchangeable_pairs if free else ()
 
