@@ -122,13 +122,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command_line.add_models(parser)
-    parser.add_argument(
-        "--measure",
-        action="append",
-        default=[],
-        metavar="NAME=A-B",
-        help=lengths.MEASURE,
-    )
+    lengths.add_flag(parser)
     parser.add_argument("--levels", type=float, nargs="+", default=list(uncertainty.LEVELS))
     parser.add_argument(
         "--within", type=float, default=_WITHIN, help="right is: within this share of the extent"

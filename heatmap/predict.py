@@ -143,13 +143,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"of {','.join(files.FORMATS)}; default: parquet,csv",
     )
     parser.add_argument("--overlay", action="store_true", help="draw pictures and videos as well")
-    parser.add_argument(
-        "--measure",
-        action="append",
-        default=[],
-        metavar="NAME=A-B",
-        help=lengths.MEASURE,
-    )
+    lengths.add_flag(parser)
     parser.add_argument("--px_per_cm", default="", help="of all pictures: 782.9, or 782.9,1.5 ± sd")
     parser.add_argument(
         "--scales", type=pathlib.Path, help="CSV: file, px_per_cm[, px_per_cm_sd], or two marks"
@@ -196,10 +190,10 @@ def main(arguments: list[str] | None = None) -> None:
             since = uncertainty.time_of(options.workdir[0], model.identity())
             overlay.write(options.out, stream, meaning, named, since)
     files.tell_problems(options.out / "problems.csv", unread, problems)
-    _tell(options, meaning, len(named))
+    _tell(options, meaning, [source.name for source in named])
 
 
-def _tell(options: argparse.Namespace, meaning: Meaning, count: int) -> None:
+def _tell(options: argparse.Namespace, meaning: Meaning, names: Sequence[str]) -> None:
     """Says what was done, and what the numbers do not have."""
     if meaning.calibration is None:
         print(
@@ -211,9 +205,15 @@ def _tell(options: argparse.Namespace, meaning: Meaning, count: int) -> None:
             f"no intervals for {', '.join(unknown)}: the calibration does not know them, or too "
             "few groups showed them (heatmap.calibration --measure adds lengths)"
         )
+    bare = meaning.scales.unknown(names)
     if meaning.points.measurements and not meaning.scales.any:
         print("lengths are in pixels: --px_per_cm, --scales or --scale_bar gives centimetres")
-    print(f"wrote the points of {count} inputs to {options.out}")
+    elif meaning.points.measurements and bare and not meaning.scales.bar:
+        print(
+            f"no centimetres for {len(bare)} of {len(names)} inputs, such as {bare[0]}, which "
+            f"{options.scales} does not list"
+        )
+    print(f"wrote the points of {len(names)} inputs to {options.out}")
 
 
 if __name__ == "__main__":

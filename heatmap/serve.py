@@ -11,7 +11,7 @@ import argparse
 
 from heatmap import command_line, compilation
 from heatmap.errors import UserError, guard
-from heatmap.inference import predictor
+from heatmap.inference import lengths, predictor
 from heatmap.serving import answers
 
 _MEGABYTES, _SECONDS = 20.0, 30.0
@@ -25,6 +25,7 @@ def main(arguments: list[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command_line.add_models(parser)
+    lengths.add_flag(parser)
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 serves the whole network")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--megabytes", type=float, default=_MEGABYTES, help="of an upload")
@@ -40,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError("--megabytes and --seconds are positive, and --port is below 65536.")
     compilation.keep()
     model = predictor.open_all(options.workdir, options.flip)
-    answerer = answers.Answerer(model, options.workdir[0])
+    answerer = answers.Answerer(model, options.workdir[0], options.measure)
     answerer.warm_up()
     limits = http.Limits(options.megabytes, options.seconds)
     server = uvicorn.Server(

@@ -1,13 +1,16 @@
 """python -m heatmap.calibration, from a run of seconds to a prediction with intervals."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+import input_pipeline
 from heatmap import calibration, predict
 from heatmap.errors import UserError
+from heatmap.inference import labelled, predictor
 from heatmap.train import train
 from tests.helpers import TINY, make_config
 
@@ -50,6 +53,27 @@ def test_a_length_that_is_named_later_has_intervals(run, tiny_root, tmp_path, ca
     assert {row["what"] for row in rows["coverage"]} == {"points", "span"}
     assert rows["probabilities"][0]["what"] == "confidence"
     assert (run / "figures" / "calibration.png").stat().st_size > 5_000
+
+
+@pytest.mark.parametrize(
+    ("interchangeable", "order_known", "free"),
+    [(False, True, False), (True, True, True), (False, False, True)],
+)
+def test_a_disc_is_of_the_point_that_it_names(run, monkeypatch, interchangeable, order_known, free):
+    """Unless the loss took the pair in either order, or no picture shows which is which."""
+    model = predictor.open_all([run])
+    records, _ = input_pipeline.load(model.config.data)
+    loss = dataclasses.replace(model.config.loss, interchangeable=interchangeable)
+    points = dataclasses.replace(
+        model.points, interchangeable_pairs=((0, 1),), order_known=order_known
+    )
+    monkeypatch.setattr(model, "config", dataclasses.replace(model.config, loss=loss))
+    monkeypatch.setattr(model, "points", points)
+    exchanged = dataclasses.replace(records, keypoints=records.keypoints[:, ::-1])
+    straight, crosswise = (
+        labelled.measure(model, labels, points).points for labels in (records, exchanged)
+    )
+    assert np.allclose(straight, crosswise) == free
 
 
 def test_slips_are_sentences(run):

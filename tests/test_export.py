@@ -216,8 +216,9 @@ def test_an_artefact_says_what_heatmap_predict_says(calibrated, kind, tmp_path):
     pictures.mkdir()
     for name, pixels in images.items():
         Image.fromarray(pixels).save(pictures / f"{name}.png")
-    predict.main([f"--workdir={calibrated}", str(pictures), f"--out={tmp_path / 'predicted'}"])
-    command.main([f"--workdir={calibrated}", f"--format={kind}", f"--out={tmp_path / 'out'}"])
+    asked = [f"--workdir={calibrated}", "--measure=back=dim-bright"]
+    predict.main([*asked, str(pictures), f"--out={tmp_path / 'predicted'}"])
+    command.main([*asked, f"--format={kind}", f"--out={tmp_path / 'out'}"])
     found = run_outside(tmp_path / "out", images, tmp_path)
     points, lengths = (
         pq.read_table(tmp_path / "predicted" / f"{name}.parquet").to_pandas()
@@ -230,12 +231,28 @@ def test_an_artefact_says_what_heatmap_predict_says(calibrated, kind, tmp_path):
         np.testing.assert_allclose(outputs["radius"], radii, rtol=1e-3)
         np.testing.assert_allclose(outputs["confidence"], rows["confidence"], rtol=1e-6)
         np.testing.assert_allclose(outputs["visibility"], rows["visibility"], rtol=1e-6)
-        (row,) = lengths[lengths["source"].str.endswith(f"/{name}.png")].to_dict("records")
-        assert outputs["lengths"][0] == pytest.approx(row["px"], abs=2e-3)
-        assert outputs["half_widths"][0, 1] == pytest.approx(row["px_high_95"] - row["px"], 1e-3)
+        rows = lengths[lengths["source"].str.endswith(f"/{name}.png")]
+        assert rows["measurement"].tolist() == ["apart", "back"]
+        np.testing.assert_allclose(outputs["lengths"], rows["px"], rtol=0, atol=2e-3)
+        widths = rows["px_high_95"] - rows["px"]
+        np.testing.assert_allclose(outputs["half_widths"][:, 1], widths, rtol=1e-3)
     told = json.loads((tmp_path / "out" / "metadata.json").read_text())
     assert told["levels"] == [0.8, 0.95]
-    assert told["measurements"] == [["apart", 0, 1]]
+    assert told["measurements"] == [["apart", 0, 1], ["back", 1, 0]]
+
+
+def test_lengths_need_no_calibration(trained, tmp_path, capsys):
+    require("stablehlo")
+    out = tmp_path / "out"
+    asked = [f"--workdir={trained}", "--format=stablehlo", f"--out={out}"]
+    command.main([*asked, "--measure=span=bright-dim"])
+    assert "no intervals" in capsys.readouterr().out
+    image = spots(45, 64)
+    found = run_outside(out, {"one": image}, tmp_path)["one"]
+    bright, dim = found["points"]
+    assert found["lengths"][0] == pytest.approx(np.hypot(*(bright - dim)))
+    assert not {"radius", "half_widths"} & set(found)
+    assert json.loads((out / "metadata.json").read_text())["measurements"] == [["span", 0, 1]]
 
 
 @pytest.mark.parametrize("name", sorted(set(MODEL_SETTINGS) - {"unet"}))
@@ -476,6 +493,10 @@ def mistakes(folder, tmp_path):
             "exists already",
         ),
         "moved": ([f"--workdir={folder}", format_of, f"--root={tmp_path / 'gone'}"], "gone"),
+        "length": (
+            [f"--workdir={folder}", format_of, "--measure=span=bright"],
+            "two different points",
+        ),
     }
 
 

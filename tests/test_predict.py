@@ -3,6 +3,7 @@
 import fractions
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -401,7 +402,7 @@ def test_deeplabcut_tables_hold_the_same(run, film, pictures, tmp_path):
     assert len(pd.read_csv(out / "deeplabcut" / "pictures.csv", header=[0, 1, 2])) == 6
 
 
-def test_lengths_and_scales(run, pictures, tmp_path):
+def test_lengths_and_scales(run, pictures, tmp_path, capsys):
     out = tmp_path / "out"
     table = tmp_path / "scales.csv"
     table.write_text("file,px_per_cm,px_per_cm_sd\n000.png,20,0.5\npictures/001.png,40,\n")
@@ -418,6 +419,10 @@ def test_lengths_and_scales(run, pictures, tmp_path):
         lengths["cm_scale_sd"][:4], np.repeat(apart[:2] / [20, 40] * [0.5 / 20, np.nan], 2)
     )
     assert lengths["cm"][4:].isna().all()
+    told = capsys.readouterr().out
+    assert re.search(r"no centimetres for 4 of 6 inputs, such as \S+/002\.png, which", told)
+    predict.main([f"--workdir={run}", str(pictures), f"--out={out}", *flags, "--px_per_cm=9"])
+    assert "no centimetres" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -228,6 +228,16 @@ def test_the_two_commands_need_nothing_but_python_and_pip():
     assert len(commands("python3 -m venv")) == 2
 
 
+@pytest.mark.parametrize(
+    "feature", ["predict", "measure", "uncertainty", "doctor", "rank", "export", "serve"]
+)
+def test_what_a_run_is_used_for_has_a_page_of_one_screen_with_a_picture(feature):
+    page = (ROOT / "docs" / f"{feature}.md").read_text()
+    assert len(page.splitlines()) <= 45
+    assert re.search(r"!\[[^\]]+\]\(images/", page)
+    assert f"(docs/{feature}.md)" in README
+
+
 def anchors(text: str) -> set[str]:
     """The names that a heading can be linked by: its words in lower case, joined by dashes."""
     headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)

@@ -74,6 +74,15 @@ def test_it_answers_as_predict_does(client, run, tiny_root, tmp_path, photograph
     assert length["cm"] == pytest.approx(length["px"] / 20)
 
 
+def test_lengths_that_were_named_are_answered(run, photograph):
+    model = predictor.open_all([run])
+    apart, back = Answerer(model, run, ["back=1-0"])(Question(photograph))["lengths"]
+    assert (apart["measurement"], back["measurement"]) == ("apart", "back")
+    assert apart["px"] == back["px"] > 0
+    with pytest.raises(UserError, match="two different points"):
+        Answerer(model, run, ["back=1"])
+
+
 def test_what_is_wrong_is_told(client, photograph):
     big = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (600, 600, 3), np.uint8)).save(

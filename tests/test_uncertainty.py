@@ -85,19 +85,29 @@ def test_probabilities_rise_with_the_score(seed):
     count = len(np.unique(groups))
     assert found.min() >= 1 / (count + 2) - 1e-12
     assert found.max() <= 1 - 1 / (count + 2) + 1e-12
-    # The whole is as likely as it was, but for what is kept away from 0 and 1.
-    weight = 1 / np.unique(groups, return_counts=True)[1][np.unique(groups, return_inverse=True)[1]]
-    mean = np.average(steps(score), weights=weight)
-    assert mean == pytest.approx(np.average(right, weights=weight), abs=1 / (count + 2) + 1e-9)
 
 
 def test_probabilities_are_the_shares_where_these_rise():
+    """But for two groups more in each step, half of which are right as everywhere."""
     score = np.repeat([0.1, 0.5, 0.9], 100)
     right = np.concatenate([np.arange(100) < share for share in (20, 50, 80)])
     steps = fitting.monotone(score, right, np.arange(300).astype(str))
+    low, high = 21 / 102, 81 / 102
     np.testing.assert_allclose(
-        steps(np.array([0.1, 0.3, 0.5, 0.9, np.nan])), [0.2, 0.2, 0.5, 0.8, 0.2]
+        steps(np.array([0.1, 0.3, 0.5, 0.9, np.nan])), [low, low, 0.5, high, low]
     )
+
+
+def test_a_step_that_one_group_shows_is_hardly_believed():
+    """The lowest of 100 scores is the one that is wrong: the next may as well be right."""
+    right = np.arange(100) > 0
+    groups = (np.arange(100) % 20).astype(str)
+    steps = fitting.monotone(np.linspace(0, 1, 100), right, groups)
+    assert steps(np.array([0.0]))[0] == pytest.approx(2 * 0.99 / 3)
+    assert steps(np.array([0.5]))[0] == pytest.approx(1 - 1 / 22)
+    # Where five groups each show a wrong one, there is more to it.
+    steps = fitting.monotone(np.linspace(0, 1, 100), np.arange(100) > 4, groups)
+    assert steps(np.array([0.0]))[0] == pytest.approx(2 * 0.95 / 7)
 
 
 def errors_of(rng, groups, sizes=(1, 6), k=3):
@@ -138,8 +148,7 @@ def test_new_groups_are_covered_as_often_as_promised():
             assert level - error <= shares.mean() <= level + 1 / 26 + error, (what, level)
 
 
-def test_a_label_of_a_pair_is_taken_in_the_nearer_order():
-    points = dataclasses.replace(POINTS, interchangeable_pairs=((0, 1),))
+def test_a_label_of_a_free_pair_is_taken_in_the_nearer_order():
     found = instances([[[10.0, 10], [50, 10], [30, 30]]])
 
     class Records:
@@ -147,10 +156,13 @@ def test_a_label_of_a_pair_is_taken_in_the_nearer_order():
         labelled = np.array([[True, True, False]])
         groups = np.array(["a"])
 
-    told = labelled.compare(found, Records, points)
+    told = labelled.compare(found, Records, POINTS, free=((0, 1),))
     np.testing.assert_allclose(told.points, [[2.0, 1.0, np.nan]])
     np.testing.assert_allclose(told.lines, [[np.hypot(40, 1) - 40, np.nan]])
     np.testing.assert_allclose(told.reference, np.hypot(40, 1))
+    unordered = dataclasses.replace(POINTS, interchangeable_pairs=((0, 1),))
+    held = labelled.compare(found, Records, unordered)
+    np.testing.assert_allclose(held.points, [[np.hypot(40, 1), np.hypot(40, 2), np.nan]])
 
 
 def test_too_few_groups_for_any_level_are_refused():
@@ -225,6 +237,17 @@ def test_lengths_are_known_by_their_ends_whatever_their_name():
     assert np.isnan(told.half_widths(found, asked)[0, 1]).all()
     points = dataclasses.replace(POINTS, measurements=tuple(asked))
     assert tables.unknown_lengths(told, points) == ["length"]
+
+
+def test_the_length_of_a_lost_point_is_not_known():
+    found = instances([[[0, 0], [np.nan, np.nan], [3, 4]]])
+    points = dataclasses.replace(POINTS, measurements=(("lost", 0, 1), ("known", 0, 2)))
+    told = dataclasses.replace(example(), lines={"known": Line(0, 2, (0.5, 1.0, 2.0))})
+    meaning = Meaning(points, make_config(), told, Scales(everywhere=Scale(10.0, 1.0)))
+    columns = tables.of_lengths(found, meaning)
+    for name in ("px", "px_low_80", "px_high_80", "cm", "cm_high_95", "cm_scale_sd"):
+        assert np.isnan(columns[name]).tolist() == [True, False], name
+    assert columns["cm"][1] == pytest.approx(0.5)
 
 
 def test_lengths_named_later_are_calibrated():

@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from heatmap import compilation, state, workdir
@@ -21,7 +21,7 @@ from heatmap.config import Config
 from heatmap.errors import UserError, guard
 from heatmap.export import artefact, golden, intervals, onnx_model, program, stablehlo
 from heatmap.export.program import Program
-from heatmap.inference import uncertainty
+from heatmap.inference import lengths, uncertainty
 from heatmap.inference.predictor import Predictor
 from heatmap.run import Run
 
@@ -60,7 +60,14 @@ FORMATS = {
 }
 
 
-def export(folder: pathlib.Path, kind: str, out: pathlib.Path, config: Config, boxes: bool) -> str:
+def export(
+    folder: pathlib.Path,
+    kind: str,
+    out: pathlib.Path,
+    config: Config,
+    boxes: bool,
+    measure: Sequence[str] = (),
+) -> str:
     """Writes an artefact of the best checkpoint of a workdir.
 
     Args:
@@ -69,13 +76,14 @@ def export(folder: pathlib.Path, kind: str, out: pathlib.Path, config: Config, b
       out: the folder to make.
       config: the run's config, with `data.root` where the data are now.
       boxes: read the boxes of instances instead of whole pictures.
+      measure: lengths besides those of the data set, as --measure of heatmap.predict.
 
     Returns:
       How well the artefact agrees with the program.
 
     Raises:
-      UserError: if the run has not finished, its data are not there, the folder is, or libraries
-        are missing.
+      UserError: if the run has not finished, its data are not there, the folder is, libraries are
+        missing, or a length makes no sense.
     """
     chosen = FORMATS[kind]
     chosen.check()
@@ -85,20 +93,21 @@ def export(folder: pathlib.Path, kind: str, out: pathlib.Path, config: Config, b
     if boxes and config.data.crop == "image":
         raise UserError(f"{folder} was trained on whole pictures (data.crop='image'): no --boxes.")
     run = run_lib.open_run(folder, config)
+    points = lengths.with_measurements(run.points, measure)
+    run = dataclasses.replace(run, points=points)
     boxed = boxes or config.data.crop == "box"
     calibration = uncertainty.load_for(folder, Predictor([run]).identity(), boxed)
-    exporting = program.build(run, boxed, intervals.extra(calibration, run.points))
+    exporting = program.build(run, boxed, intervals.extra(calibration, points))
     chosen_golden = golden.choose(folder, run, boxed, calibration)
     facts = _facts(folder, run, kind)
     if calibration:
         facts |= {
             "levels": list(calibration.levels),
-            "measurements": [list(line) for line in run.points.measurements],
             "confidence_within": calibration.within,
         }
     with artefact.making(out) as temporary:
         chosen.write(temporary, exporting)
-        artefact.write_around(temporary, chosen_golden, run.points, facts)
+        artefact.write_around(temporary, chosen_golden, points, facts)
         told = artefact.check(temporary)
     return told if calibration else f"{told}\nno intervals: this run alone is not calibrated"
 
@@ -111,6 +120,7 @@ def _facts(folder: pathlib.Path, run: Run, kind: str) -> dict[str, Any]:
         "run": folder.absolute().name,
         "model": run.config.model.name,
         "decoder": dataclasses.asdict(run.config.decoder),
+        "measurements": [list(line) for line in run.points.measurements],
         "weights_sha256": state.tree_sha256(run.weights),
         "versions": {name: _version(name) for name in packages},
     }
@@ -132,13 +142,14 @@ def main(arguments: list[str] | None = None) -> None:
     flags.add_argument("--out", type=pathlib.Path, help="default: WORKDIR/export/FORMAT")
     flags.add_argument("--root", default="", help="where the data are now, if they have moved")
     flags.add_argument("--boxes", action="store_true", help="read boxes of instances")
+    lengths.add_flag(flags)
     options = flags.parse_args(arguments)
     config = workdir.read_config(options.workdir)
     data = dataclasses.replace(config.data, root=options.root or config.data.root)
     config = dataclasses.replace(config, data=data)
     out = options.out or options.workdir / "export" / options.format
     compilation.keep()
-    told = export(options.workdir, options.format, out, config, options.boxes)
+    told = export(options.workdir, options.format, out, config, options.boxes, options.measure)
     print(told)
     print(f"wrote {out}")
 

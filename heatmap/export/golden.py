@@ -103,8 +103,7 @@ def evaluator(
         original = geometry.invert(affine)
         points = geometry.apply(original, found.keypoints[0].astype(np.float64))
         outputs = {"points": points.astype(np.float32)}
-        if calibration:
-            outputs |= _intervals(calibration, run.points, found, affine)
+        outputs |= _further(calibration, run.points, found, affine)
         if decoding.decoder_name(config) == "coordinates":
             return outputs | {"coordinates": output[0]}
         return outputs | {"maps": output[0], "score": found.score[0], "entropy": found.entropy[0]}
@@ -112,8 +111,11 @@ def evaluator(
     return predict
 
 
-def _intervals(
-    calibration: Calibration, points: KeypointSet, decoded: decoding.Decoded, affine: np.ndarray
+def _further(
+    calibration: Calibration | None,
+    points: KeypointSet,
+    decoded: decoding.Decoded,
+    affine: np.ndarray,
 ) -> dict[str, np.ndarray]:
     """Returns what `intervals.extra` adds, as heatmap.predict computes it."""
     places, covariance, unit = predictor.in_original_pixels(decoded, affine[None])
@@ -128,13 +130,16 @@ def _intervals(
         score=np.asarray(decoded.score, np.float64),
         covariance=covariance,
     )
-    outputs = {"radius": calibration.radii(found, points.names)[0]}
-    if calibration.confidence:
-        outputs["confidence"] = calibration.confidence(found.score)[0]
-    if calibration.visibility:
-        outputs["visibility"] = calibration.visibility(found.score)[0]
+    outputs: dict[str, np.ndarray] = {}
     if lines := points.measurements:
         ends = [(places[0, a], places[0, b]) for _, a, b in lines]
         outputs["lengths"] = np.array([distance(a, b) for a, b in ends])
-        outputs["half_widths"] = calibration.half_widths(found, lines)[0]
+    if calibration:
+        outputs["radius"] = calibration.radii(found, points.names)[0]
+        if calibration.confidence:
+            outputs["confidence"] = calibration.confidence(found.score)[0]
+        if calibration.visibility:
+            outputs["visibility"] = calibration.visibility(found.score)[0]
+        if lines:
+            outputs["half_widths"] = calibration.half_widths(found, lines)[0]
     return {name: array.astype(np.float32) for name, array in outputs.items()}

@@ -114,8 +114,10 @@ def factors(
 def monotone(score: np.ndarray, right: np.ndarray, groups: np.ndarray) -> Steps:
     """Fits P(right) as a function of a score by isotonic regression, each group weighing the same.
 
-    (Zadrozny and Elkan, KDD 2002.) Nothing is certain after n groups: values keep 1/(n + 2) away
-    from 0 and 1, as by Laplace's rule of succession.
+    (Zadrozny and Elkan, KDD 2002.) The lowest step of such a fit ends where the wrong ones of the
+    lowest scores do, perhaps with the first, and says 0. So a step counts as if two more groups had
+    shown it, with the share that is right on the whole. Nothing is certain after n groups: values
+    keep 1/(n + 2) away from 0 and 1, as by Laplace's rule of succession.
 
     Args:
       score: [N]; NaN counts as 0.
@@ -129,12 +131,20 @@ def monotone(score: np.ndarray, right: np.ndarray, groups: np.ndarray) -> Steps:
     places, where = np.unique(np.nan_to_num(score), return_inverse=True)
     weight = 1 / sizes[index]
     total = np.bincount(where, weight)
-    share = np.bincount(where, weight * right) / total
-    fitted = optimize.isotonic_regression(share, weights=total).x
+    right_total = np.bincount(where, weight * right)
+    ends = optimize.isotonic_regression(right_total / total, weights=total).blocks
+    step = np.repeat(np.arange(len(ends) - 1), np.diff(ends))  # of each place
+    of_groups = np.bincount(step[where] * len(sizes) + index, weight, len(ends[1:]) * len(sizes))
+    of_groups = of_groups.reshape(-1, len(sizes))  # [steps, n], the weight of each group in each
+    mass = of_groups.sum(axis=1)
+    shown = mass**2 / (of_groups**2).sum(axis=1)  # by so many groups (Kish's effective number)
+    share = np.bincount(step, right_total) / mass
+    share = (shown * share + 2 * right_total.sum() / total.sum()) / (shown + 2)
     least = 1 / (len(sizes) + 2)
+    fitted = optimize.isotonic_regression(share, weights=mass).x
     fitted = np.clip(fitted, least, 1 - least)
     starts = np.flatnonzero(np.diff(fitted, prepend=-1.0) > 0)
-    return Steps(tuple(places[starts].tolist()), tuple(fitted[starts].tolist()))
+    return Steps(tuple(places[ends[starts]].tolist()), tuple(fitted[starts].tolist()))
 
 
 def coverage(

@@ -62,11 +62,8 @@ def judge(model: Predictor, name: str, records, found: Instances, count: int) ->
       found: from `predict`.
       count: how many doubts are wanted.
     """
-    # Where the order of a pair means nothing, or cannot be seen, no label of it is wrong.
-    free = model.config.loss.interchangeable or not model.points.order_known
-    pairs = model.points.interchangeable_pairs if free else ()
     weight = records.labelled.astype(np.float64)
-    truth, weight = cheaper_order(found.points, records.keypoints, weight, pairs)
+    truth, weight = cheaper_order(found.points, records.keypoints, weight, model.free_pairs)
     truth = np.where(weight[..., None] > 0, truth, np.nan)
     expected = ranking.expected_errors(found, model.config)
     listed = doubts.rank(found.points, truth, expected, count)

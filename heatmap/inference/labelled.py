@@ -1,6 +1,7 @@
 """Predictions of labelled pictures, and how far off they are."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -9,7 +10,7 @@ from heatmap import evaluate
 from heatmap.inference import batches
 from heatmap.inference.instances import Instances
 from heatmap.inference.predictor import Predictor
-from heatmap.keypoints import KeypointSet, Measurement
+from heatmap.keypoints import KeypointSet, Measurement, Pair
 from heatmap.pairs import cheaper_order, distance
 
 
@@ -63,14 +64,23 @@ def measure(predictor: Predictor, records, points: KeypointSet) -> Errors:
 
     with jax.set_mesh(predictor.mesh):
         decoded, _ = evaluate.collect(predictor.runs[0], step, None, records)
-    return compare(batches.of_records(records, decoded, predictor), records, points)
+    found = batches.of_records(records, decoded, predictor)
+    return compare(found, records, points, predictor.free_pairs)
 
 
-def compare(found: Instances, records, points: KeypointSet) -> Errors:
-    """Sets predictions beside the labels of their records, pairs in the order that suits them."""
+def compare(found: Instances, records, points: KeypointSet, free: Sequence[Pair] = ()) -> Errors:
+    """Sets predictions beside the labels of their records.
+
+    Args:
+      found: N instances.
+      records: `input_pipeline.Records`, their labels.
+      points: what the K points mean, with the lengths to measure.
+      free: pairs that are taken in the order that suits the prediction. The points of any other
+        pair are held to their names, whatever the data set says of its order: who is told that a
+        disc holds the left hand is not told so of either hand.
+    """
     weight = records.labelled.astype(np.float64)
-    pairs = points.interchangeable_pairs
-    truth, weight = cheaper_order(found.points, records.keypoints, weight, pairs)
+    truth, weight = cheaper_order(found.points, records.keypoints, weight, free)
     labelled = weight > 0
     errors = np.where(labelled, distance(found.points, truth), np.nan)
     lines = [line_errors(found, truth, labelled, line) for line in points.measurements]

@@ -1,12 +1,22 @@
 """What a command line says of two points: lengths to measure, and the ends of a scale bar."""
 
+import argparse
 import dataclasses
 from collections.abc import Sequence
 
 from heatmap.errors import UserError
 from heatmap.keypoints import KeypointSet, Measurement
 
-MEASURE = "a length between two points, by name or number from 0; may be given again"
+
+def add_flag(parser: argparse.ArgumentParser) -> None:
+    """Adds --measure, whose values `with_measurements` reads."""
+    parser.add_argument(
+        "--measure",
+        action="append",
+        default=[],
+        metavar="NAME=A-B",
+        help="a length between two points, by name or number from 0; may be given again",
+    )
 
 
 def with_measurements(points: KeypointSet, texts: Sequence[str]) -> KeypointSet:

@@ -115,7 +115,7 @@ def draw(pixels: np.ndarray, found: Instances, meaning: Meaning) -> np.ndarray:
     """
     image = Image.fromarray(pixels)
     pen = ImageDraw.Draw(image)
-    size = max(1.5, min(pixels.shape[:2]) / 250)
+    size = max(2.0, min(pixels.shape[:2]) / 150)  # as on the page of heatmap.serve
     radii = _radii(found, meaning)
     for row in range(len(found)):
         points = found.points[row]

@@ -107,6 +107,12 @@ class Predictor:
         told = json.dumps([settings, hashes, self.flip], sort_keys=True)
         return hashlib.sha256(told.encode()).hexdigest()
 
+    @property
+    def free_pairs(self) -> tuple[Pair, ...]:
+        """The pairs of which either order is right: the loss takes both, or no picture tells."""
+        free = self.config.loss.interchangeable or not self.points.order_known
+        return self.points.interchangeable_pairs if free else ()
+
     def _decode(self, weights: list[Any], images) -> Decoded:
         return decoding.decode(self.config, self._combined(self._outputs(weights, images)))
 

@@ -9,7 +9,7 @@ import csv
 import dataclasses
 import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -88,6 +88,10 @@ class Scales:
             read = _from_bar(self.bar, found, config, calibration)
             told = np.where(np.isnan(read[:, :1]), told, read)
         return told[:, 0], told[:, 1]
+
+    def unknown(self, names: Iterable[str]) -> list[str]:
+        """Lists the pictures of which no scale is known, unless a bar is found in them."""
+        return [name for name in names if self._named(name) is None]
 
     def _named(self, name: str) -> Scale | None:
         parts = name.split("/")

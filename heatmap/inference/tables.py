@@ -81,6 +81,7 @@ def of_lengths(found: Instances, meaning: Meaning) -> Columns:
     lines = meaning.points.measurements
     m = len(lines)
     lengths = np.stack([distance(found.points[:, a], found.points[:, b]) for _, a, b in lines], 1)
+    lengths = np.where(np.isfinite(lengths), lengths, np.nan)  # of a point that was lost
     columns: dict[str, Any] = {
         "source": np.repeat(found.source, m),
         "frame": np.repeat(found.frame, m),

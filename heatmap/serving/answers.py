@@ -4,12 +4,13 @@ import dataclasses
 import math
 import pathlib
 import tempfile
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from heatmap.errors import UserError
-from heatmap.inference import batches, predictor, scales, tables, uncertainty
+from heatmap.inference import batches, lengths, predictor, scales, tables, uncertainty
 from heatmap.inference.predictor import Predictor
 from heatmap.inference.scales import Scales
 from heatmap.inference.tables import Meaning
@@ -36,14 +37,21 @@ class Question:
 class Answerer:
     """A model with what its answers mean."""
 
-    def __init__(self, model: Predictor, workdir: pathlib.Path | None = None):
+    def __init__(
+        self, model: Predictor, workdir: pathlib.Path | None = None, measure: Sequence[str] = ()
+    ):
         """Reads the calibrations, of whole pictures and of crops by boxes.
 
         Args:
           model: that answers.
           workdir: that holds them, or None for answers without intervals.
+          measure: lengths besides those of the data set, as --measure of heatmap.predict.
+
+        Raises:
+          UserError: if a calibration is damaged, or a length makes no sense.
         """
         self._model = model
+        self._points = lengths.with_measurements(model.points, measure)
         self._calibrations = {}
         if workdir is not None:
             identity = model.identity()
@@ -65,7 +73,7 @@ class Answerer:
         Raises:
           UserError: if the bytes are no picture that can be read, or scale or box make no sense.
         """
-        scale, points = question.px_per_cm, self._model.points
+        scale, points = question.px_per_cm, self._points
         known = Scales(everywhere=scales.parse(scale)) if scale else Scales()
         pixels = self._read(question.upload)
         box = parse_box(question.box, pixels.shape[:2]) if question.box else None
