@@ -15,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from scipy import stats
-from scipy import stats
 
 from heatmap import geometry
 from input_pipeline import augment, device, pictures
@@ -105,62 +104,6 @@ def test_numbers_are_uniform_and_independent():
         assert np.abs(correlations(epoch, other)).max() < 5 / np.sqrt(count)
 
 
-# --- random numbers -----------------------------------------------------------------------------
-
-
-@properties
-@given(
-    seed=st.integers(0, 2**40),
-    epoch=st.integers(0, 10**6),
-    first=st.integers(0, 200),
-    count=st.integers(0, 100),
-)
-def test_numbers_of_a_place_do_not_depend_on_where_one_begins(seed, epoch, first, count):
-    whole = augment.uniforms(seed, epoch, 0, 300)
-    found = augment.uniforms(seed, epoch, first, first + count)
-    np.testing.assert_array_equal(found, whole[first : first + count])
-
-
-def test_numbers_far_into_an_epoch_need_none_of_those_before():
-    """A place beyond all memory, and beyond 32 bits."""
-    first = 2**33
-    found = augment.uniforms(0, 0, first, first + 50)
-    np.testing.assert_array_equal(found[20:], augment.uniforms(0, 0, first + 20, first + 50))
-    assert not np.isin(found, augment.uniforms(0, 0, 0, 50)).any()
-
-
-def test_every_seed_and_epoch_has_its_own_numbers():
-    """No number comes twice, also not shifted, in another column or with the two exchanged."""
-    tables = [augment.uniforms(s, e, 0, 500) for s in range(4) for e in range(4)]
-    assert len(np.unique(tables)) == 16 * 500 * augment.UNIFORMS
-
-
-def correlations(a, b):
-    """Of every column with every other, [UNIFORMS, UNIFORMS]."""
-    together = np.corrcoef(a, b, rowvar=False)
-    return together[: augment.UNIFORMS, augment.UNIFORMS :]
-
-
-def test_numbers_are_uniform_and_independent():
-    """Of an epoch, of one place in many epochs, and of one place for many seeds."""
-    count = 20_000
-    epoch = augment.uniforms(5, 3, 0, count)
-    epochs = np.concatenate([augment.uniforms(5, e, 17, 18) for e in range(count)])
-    seeds = np.concatenate([augment.uniforms(s, 3, 17, 18) for s in range(count)])
-    for table in (epoch, epochs, seeds):
-        assert min(stats.kstest(column, "uniform").pvalue for column in table.T) > 1e-3
-        between = [correlations(table[lag:], table[: count - lag]) for lag in (1, 2, 3, 7)]
-        within = correlations(table, table)
-        assert np.abs(within - np.eye(augment.UNIFORMS)).max() < 5 / np.sqrt(count)
-        assert np.abs(between).max() < 5 / np.sqrt(count)
-        # Neighbours fill the square evenly too: no pattern that correlation cannot see.
-        for column in table.T:
-            pairs, _, _ = np.histogram2d(column[1:], column[:-1], bins=8, range=((0, 1), (0, 1)))
-            assert stats.chisquare(pairs.ravel()).pvalue > 1e-5
-    for other in (augment.uniforms(5, 4, 0, count), augment.uniforms(6, 3, 0, count)):
-        assert np.abs(correlations(epoch, other)).max() < 5 / np.sqrt(count)
-
-
 # --- what is drawn ------------------------------------------------------------------------------
 
 
@@ -188,7 +131,7 @@ def one_by_one(box, numbers, config, size, points):
             x, y = cos * x - sin * y, sin * x + cos * y
         x = -x if flips_x < config.horizontal_flip else x
         y = -y if flips_y < config.vertical_flip else y
-        moved.append(centre + (x, y))
+        moved.append(centre + np.array([x, y]))
     spreads = (config.brightness, config.contrast, config.saturation, config.hue)
     factors = [between(-s, s, share) for s, share in zip(spreads, colours, strict=True)]
     return np.array(moved), augment.NO_COLOUR + factors

@@ -4,7 +4,6 @@ import ctypes
 import dataclasses
 import os
 import tracemalloc
-import tracemalloc
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
@@ -77,15 +76,6 @@ AUGMENTED = {
     "augment.horizontal_flip": 0.5,
     "augment.brightness": 0.3,
     "augment.hue": 0.1,
-}
-
-
-EVERYTHING = AUGMENTED | {
-    "augment.crop_ratio": (0.8, 1.2),
-    "augment.scale": (0.8, 1.3),
-    "augment.vertical_flip": 0.5,
-    "augment.contrast": 0.3,
-    "augment.saturation": 0.3,
 }
 
 
@@ -196,83 +186,6 @@ def test_memory_does_not_grow_with_epochs():
     ]
     tracemalloc.stop()
     assert held[-1] - held[100] < 2.5e6
-
-
-NUMBERS = {"data.cache": "device", "augment.where": "device"}  # batches without pixels
-
-
-def numbers_of(records, config, first=0, last=5):
-    """All examples of so many batches in turn."""
-    batches = train(records, config, first, last)
-    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
-
-
-def test_examples_do_not_depend_on_the_batches_that_they_are_in():
-    """To the last bit, over several epochs of which no batch and no block is a divisor."""
-    records, count = make_records(70), 700
-    whole = None
-    for batch_size in (1, 4, 100, 350, 700):
-        config = settings(**EVERYTHING, **NUMBERS, **{"train.batch_size": batch_size})
-        found = numbers_of(records, config, 0, count // batch_size)
-        assert len(np.unique(found["colour"])) == 4 * count
-        assert_same(found, whole or found)
-        whole = found
-
-
-@pytest.mark.parametrize("first", [1, 3, 6])
-def test_a_run_that_resumes_within_a_block_of_numbers_sees_the_same(first):
-    records = make_records(70)
-    config = settings(**EVERYTHING, **NUMBERS, **{"train.batch_size": 100})
-    whole, rest = (numbers_of(records, config, start, 7) for start in (0, first))
-    assert_same(rest, {name: array[100 * first :] for name, array in whole.items()})
-
-
-def test_numbers_are_those_of_the_place_in_the_epoch():
-    records, config = make_records(), settings(**EVERYTHING, **NUMBERS, seed=3)
-    boxes = augment.source_boxes(records, config.data)
-    found = numbers_of(records, config)
-    for position in range(20):
-        epoch, place = divmod(position, 10)
-        row = batching.epoch_order(3, epoch, 10)[place]
-        numbers = augment.uniforms(3, epoch, place, place + 1)
-        drawn = augment.draw(boxes[row][None], numbers, config.augment, (16, 16))
-        assert found["row"][position] == row
-        assert_bits = np.testing.assert_array_equal
-        assert_bits(found["input_from_original"][position], drawn.input_from_original[0])
-        assert_bits(found["colour"][position], drawn.colour[0])
-
-
-def test_pixels_are_moved_alike_wherever_they_are():
-    """On the host, sent to the device, lying there, and where features take their place."""
-    records = make_records(10)
-    ways = [
-        {},
-        {"augment.where": "device"},
-        NUMBERS,
-    ]
-    found = [numbers_of(records, settings(**EVERYTHING, **way)) for way in ways]
-    config = settings(**EVERYTHING)
-    batches = list(batching.train_batches(records, config, 0, 5, features={}))
-    found.append({name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]})
-    for name in ("row", "input_from_original", "keypoints", "visibility", "_mask"):
-        for other in found[1:]:
-            np.testing.assert_array_equal(other[name], found[0][name], err_msg=name)
-    for name in ("colour", "transform"):
-        np.testing.assert_array_equal(found[1][name], found[2][name], err_msg=name)
-
-
-def test_memory_does_not_grow_with_epochs():
-    count = 20_000  # 160 kB for the order of an epoch
-    columns = {"pixels": None, "files": np.full(count, "")}
-    records = dataclasses.replace(make_records(1), **columns).take(np.zeros(count, int))
-    config = settings(**EVERYTHING, **{"train.batch_size": 1000})
-    tracemalloc.start()
-    held = []
-    for i, _ in enumerate(batching.train_batches(records, config, 0, 161, features={})):
-        if i % 40 == 0:
-            held.append(tracemalloc.get_traced_memory()[0])
-    tracemalloc.stop()
-    assert max(held) < held[1] + 100_000
 
 
 def test_every_epoch_visits_every_example_once_though_batches_straddle_epochs():

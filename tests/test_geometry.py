@@ -53,7 +53,6 @@ MOVES = {
     ),
     "quarter turn back": (SQUARE, lambda im: np.rot90(im), geometry.rotation(-np.pi / 2, SQUARE)),
     "zoom by -1": (SIZE, lambda im: np.rot90(im, 2), geometry.zoom(-1.0, SIZE)),
-    "zoom by -1": (SIZE, lambda im: np.rot90(im, 2), geometry.zoom(-1.0, SIZE)),
     "half turn": (SIZE, lambda im: np.rot90(im, 2), geometry.rotation(np.pi, SIZE)),
     "crop, then flip": (
         SIZE,
@@ -117,51 +116,6 @@ def test_inside_includes_the_edges(point, expected):
 def test_a_crop_without_area_is_refused(box):
     with pytest.raises(ValueError, match="positive extent"):
         geometry.crop_and_resize(box, SIZE)
-
-
-def test_of_many_crops_the_one_without_area_is_named():
-    boxes = np.array([[[0, 0, 4, 5], [1, 1, 3, 3]], [[3, 0, 2.5, 5], [0, 0, 1, 1]]])
-    with pytest.raises(ValueError, match=r"got \(3\.0, 0\.0, 2\.5, 5\.0\)"):
-        geometry.crop_and_resize(boxes, SIZE)
-
-
-def test_zoom_is_about_the_centre():
-    centre, points = np.array([3.5, 2.5]), np.array([[0.0, 0.0], [7.0, 1.5], [3.5, 2.5]])
-    for factor in (0.3, 1.0, 2.5):
-        moved = geometry.apply(geometry.zoom(factor, SIZE), points)
-        np.testing.assert_allclose(moved - centre, factor * (points - centre), atol=1e-12)
-
-
-BY_BOX = {
-    "crop_and_resize": lambda box: geometry.crop_and_resize(box, SIZE),
-    "fit_box": lambda box: geometry.fit_box(box, SIZE),
-    "pad_box": lambda box: geometry.pad_box(box, 1.25),
-    "image_box": lambda box: geometry.image_box(box[..., 2:]),
-    "scaling": lambda box: geometry.scaling(box[..., 2], box[..., 3]),
-    "rotation": lambda box: geometry.rotation(box[..., 0], SIZE),
-    "zoom": lambda box: geometry.zoom(box[..., 2], SIZE),
-    "area_factors": lambda box: geometry.area_factors(geometry.crop_and_resize(box, SIZE)),
-    "compose": lambda box: geometry.compose(
-        geometry.horizontal_flip(8), geometry.rotation(box[..., 0], SIZE), geometry.zoom(2, SIZE)
-    ),
-}
-
-
-@properties
-@given(
-    boxes=st.lists(
-        st.tuples(st.floats(-9, 9), st.floats(-9, 9), st.floats(9.5, 99), st.floats(9.5, 99)),
-        min_size=6,
-        max_size=6,
-    )
-)
-@pytest.mark.parametrize("name", BY_BOX)
-def test_many_at_once_are_each_by_itself(name, boxes):
-    """To the last bit: what is drawn must not depend on what else is in the batch."""
-    boxes = np.array(boxes).reshape(2, 3, 4)
-    found = BY_BOX[name](boxes)
-    for place in np.ndindex(2, 3):
-        np.testing.assert_array_equal(found[place], BY_BOX[name](boxes[place]))
 
 
 def test_of_many_crops_the_one_without_area_is_named():
