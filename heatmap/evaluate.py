@@ -36,7 +36,7 @@ from heatmap.run import Run
 
 PredictStep = Callable[[Any, Any], tuple[Any, jax.Array, jax.Array]]
 LookStep = Callable[[Any, Any], tuple[jax.Array, jax.Array]]
-Batches = Iterable[Mapping[str, np.ndarray]]
+Batches = Iterable[dict[str, np.ndarray]]
 
 
 def make_predict_step(run: Run) -> PredictStep:

@@ -165,7 +165,7 @@ class Trainer:
         everywhere = state_lib.replicated(self.run.mesh)
         return batching.resident_pictures(self.splits["train"], self.config.data, everywhere)
 
-    def _features(self) -> dict[str, batching.Features]:
+    def _features(self) -> dict[str, dict[str, np.ndarray]]:
         """Computes, by split, what the backbone makes of the pictures, if that is to be kept."""
         if not self.config.model.keep_features:
             return {}
