@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import math
 import pathlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -36,7 +36,7 @@ from heatmap.run import Run
 
 PredictStep = Callable[[Any, Any], tuple[Any, jax.Array, jax.Array]]
 LookStep = Callable[[Any, Any], tuple[jax.Array, jax.Array]]
-Features = Mapping[str, np.ndarray]
+Batches = Iterable[dict[str, np.ndarray]]
 
 
 def make_predict_step(run: Run) -> PredictStep:
@@ -62,7 +62,7 @@ def make_look_step(run: Run) -> LookStep:
 
 
 def predict(
-    run: Run, step: PredictStep, weights, records, features: Features | None = None
+    run: Run, step: PredictStep, weights, records, batches: Batches | None = None
 ) -> tuple[Predictions, float]:
     """Predicts every example of a split once.
 
@@ -71,17 +71,17 @@ def predict(
       step: from `make_predict_step`.
       weights: {'params', 'frozen', 'stats'}.
       records: `input_pipeline.Records` of the split.
-      features: of its pictures, where they have been computed.
+      batches: of them, from `batching.eval_batches`, where they are there already.
 
     Returns:
       (predictions in pixels of the original pictures, loss of the split).
     """
-    decoded, loss = collect(run, step, weights, records, features)
+    decoded, loss = collect(run, step, weights, records, batches)
     return in_original_pixels(run.config, records, decoded), loss
 
 
 def collect(
-    run: Run, step: PredictStep, weights, records, features: Features | None = None
+    run: Run, step: PredictStep, weights, records, batches: Batches | None = None
 ) -> tuple[Any, float]:
     """Runs a step on every example of a split once.
 
@@ -90,7 +90,7 @@ def collect(
       step: (weights, batch on the devices) -> (tree of [B, …], loss sum, loss weight).
       weights: as the step takes them.
       records: `input_pipeline.Records` of the split.
-      features: [N, …] by name, which the step is given in place of the pictures.
+      batches: of them, as `predict` takes them.
 
     Returns:
       (the tree, its arrays [N, …] on the host; loss of the split).
@@ -99,7 +99,8 @@ def collect(
 
     parts, total, weight = [], 0.0, 0.0
     sharding = state_lib.sharded(run.mesh)
-    batches = batching.eval_batches(records, run.config, features)
+    if batches is None:
+        batches = batching.eval_batches(records, run.config)
     computed = (step(weights, batching.to_devices(batch, sharding)) for batch in batches)
     coming = next(computed, None)
     while coming is not None:  # each is looked at while the next one computes

@@ -5,6 +5,7 @@ what is left to do is the head.
 """
 
 import jax
+import numpy as np
 
 from heatmap import evaluate
 from heatmap import run as run_lib
@@ -12,7 +13,7 @@ from heatmap import state as state_lib
 from heatmap.run import Run
 
 
-def compute(run: Run, weights, records) -> evaluate.Features:
+def compute(run: Run, weights, records) -> dict[str, np.ndarray]:
     """Runs the backbone on every example once.
 
     Args:

@@ -121,6 +121,10 @@ class Trainer:
         left = int(self.state.step) < self.steps
         self.resident = self._resident() if left else {}
         self.features = self._features() if left else {}
+        self.held_out = {
+            name: batching.eval_batches(self.splits[name], config, self.features.get(name))
+            for name in evaluate.held_out(self.splits)
+        }
         self.stop_asked = False
         self.started = time.monotonic()
         self.meetings = processes.Meetings(int(self.state.step))
@@ -161,7 +165,7 @@ class Trainer:
         everywhere = state_lib.replicated(self.run.mesh)
         return batching.resident_pictures(self.splits["train"], self.config.data, everywhere)
 
-    def _features(self) -> dict[str, evaluate.Features]:
+    def _features(self) -> dict[str, dict[str, np.ndarray]]:
         """Computes, by split, what the backbone makes of the pictures, if that is to be kept."""
         if not self.config.model.keep_features:
             return {}
@@ -296,7 +300,7 @@ class Trainer:
         """Scores the validation split, adds a line to the log and keeps the best weights."""
         config, weights = self.config, self.state.weights
         predictions, loss = evaluate.predict(
-            self.run, self.predict_step, weights, self.splits["val"], self.features.get("val")
+            self.run, self.predict_step, weights, self.splits["val"], self.held_out["val"]
         )
         scores = evaluate.score(self.run, "val", predictions, loss)
         self._write_scores(step, scores)
@@ -328,7 +332,7 @@ class Trainer:
 
     def _sheet(self, step: int) -> None:
         """Draws the first validation pictures and keeps their maps."""
-        batch = next(batching.eval_batches(self.splits["val"], self.config))
+        batch = next(iter(batching.eval_batches(self.splits["val"], self.config)))
         moved = batching.to_devices(batch, state_lib.sharded(self.run.mesh))
         looked = self.look_step(self.state.weights, moved["image"])
         n = min(self.config.eval.sheet_examples, int(batch["_mask"].sum()))
@@ -362,9 +366,9 @@ class Trainer:
             self.state.frozen,
         )
         scores: dict[str, float] = {}
-        for name in evaluate.held_out(self.splits):
+        for name, batches in self.held_out.items():
             found, loss = evaluate.predict(
-                self.run, self.predict_step, weights, self.splits[name], self.features.get(name)
+                self.run, self.predict_step, weights, self.splits[name], batches
             )
             scores |= evaluate.score(self.run, name, found, loss)
             if processes.is_first():

@@ -5,9 +5,10 @@ run on across the ends of epochs, so that nothing is dropped or padded. No itera
 be saved to resume.
 """
 
+import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -89,58 +90,63 @@ def train_batches(
         )
         return _numbers(records, row, drawn, shrinks, config)
 
-    def numbers():
-        count = -(-_BLOCK // share)
-        for step in range(first, last, count):
-            steps = range(step, min(step + count, last))
-            made = block(steps)
-            for i in range(len(steps)):
-                yield {name: array[i * share :][:share] for name, array in made.items()}
+    together = -(-_BLOCK // share)
 
+    @functools.lru_cache(1)
+    def block_from(step: int) -> Batch:
+        return block(range(step, min(step + together, last)))
+
+    def numbers(i: int) -> Batch:
+        which, within = divmod(i, together)
+        made = block_from(first + which * together)
+        return {name: array[within * share :][:share] for name, array in made.items()}
+
+    count = last - first
     if features is not None:
-        return _without_pixels(numbers(), _LABELS, config, features)
+        return iter(_WithoutPixels(numbers, count, _LABELS, config, features))
     if config.data.cache == pictures.DEVICE:
         places = {"picture": resident.places(records)}
-        return _without_pixels(numbers(), _LABELS + _PIXEL_WORK, config, places)
+        return iter(_WithoutPixels(numbers, count, _LABELS + _PIXEL_WORK, config, places))
     if config.augment.where == "device":
         padded = source_size(records)
         render = functools.partial(_send, size=padded, channels=config.data.channels)
     else:
         render = functools.partial(render_picture, config=config, recolour=True)
-    return _batches(numbers(), last - first, records, config, share, render)
+    return iter(_WithPixels(numbers, count, records, config, share, render))
 
 
 def eval_batches(
     records: Records, config: Config, features: Features | None = None
-) -> Iterator[Batch]:
-    """Yields every example once, without augmentation, the last batch padded (`_mask` 0).
+) -> Iterable[Batch]:
+    """Holds every example once, without augmentation, the last batch padded (`_mask` 0).
 
     Args:
       records: any split.
       config: the run's config.
       features: [N, …] by name, to be sent in place of the pictures.
 
-    Yields:
-      Batches as `train_batches` does, of `eval.batch_size` rounded up to the number of devices.
+    Returns:
+      Batches as `train_batches` yields them, of `eval.batch_size` rounded up to the number of
+      devices. They can be gone through again and again: to set up tf.data takes as long as to
+      read hundreds of small pictures.
     """
     devices = jax.device_count()
     batch_size = -(-config.eval.batch_size // devices) * devices
     affines, shrinks = eval_affines(records, config), _shrinks(records)
     mine = _rows_of_process(batch_size)
 
-    def numbers():
-        for start in range(0, len(records), batch_size):
-            place = np.arange(start + mine.start, start + mine.stop)
-            row = np.minimum(place, len(records) - 1)
-            drawn = augment.Drawn(affines[row], np.tile(augment.NO_COLOUR, (len(row), 1)))
-            yield _numbers(records, row, drawn, shrinks, config, real=place < len(records))
+    def numbers(i: int) -> Batch:
+        place = i * batch_size + np.arange(mine.start, mine.stop)
+        row = np.minimum(place, len(records) - 1)
+        drawn = augment.Drawn(affines[row], np.tile(augment.NO_COLOUR, (len(row), 1)))
+        return _numbers(records, row, drawn, shrinks, config, real=place < len(records))
 
+    count, share = -(-len(records) // batch_size), mine.stop - mine.start
     if features is not None:
-        return _without_pixels(numbers(), _LABELS, config, features)
+        return _WithoutPixels(numbers, count, _LABELS, config, features)
     # Even a colour change of nothing rounds pixels: scores must not depend on `augment`.
     render = functools.partial(render_picture, config=config, recolour=False)
-    count, share = -(-len(records) // batch_size), mine.stop - mine.start
-    return _batches(numbers(), count, records, config, share, render)
+    return _WithPixels(numbers, count, records, config, share, render)
 
 
 def eval_affines(records: Records, config: Config) -> np.ndarray:
@@ -226,110 +232,136 @@ def _numbers(
     }
 
 
-def _without_pixels(
-    numbers: Iterator[Batch],
-    names: tuple[str, ...],
-    config: Config,
-    tables: Mapping[str, np.ndarray],
-) -> Iterator[Batch]:
-    """Yields batches with the rows of tables [N, …] in place of pictures.
+@dataclasses.dataclass(frozen=True)
+class _WithoutPixels:
+    """Batches with the rows of tables in place of pictures.
 
     The next batch is made in a thread while one is used.
+
+    Attributes:
+      numbers: of batch i.
+      count: of batches.
+      names: of the numbers that are sent.
+      config: of the run.
+      tables: arrays [N, …] by name.
     """
 
-    def following() -> Batch | None:
-        found = next(numbers, None)
-        if found is None:
-            return None
-        batch = {name: found[name] for name in names}
-        if config.targets.render == "host":
-            maps = targets.render(np, batch["keypoints"], config)
+    numbers: Callable[[int], Batch]
+    count: int
+    names: tuple[str, ...]
+    config: Config
+    tables: Mapping[str, np.ndarray]
+
+    def __iter__(self) -> Iterator[Batch]:
+        with ThreadPoolExecutor(1) as pool:
+            coming = pool.submit(self._made, 0)
+            for i in range(self.count):
+                batch = coming.result()
+                if i + 1 < self.count:
+                    coming = pool.submit(self._made, i + 1)
+                yield batch
+
+    def _made(self, i: int) -> Batch:
+        found = self.numbers(i)
+        batch = {name: found[name] for name in self.names}
+        if self.config.targets.render == "host":
+            maps = targets.render(np, batch["keypoints"], self.config)
             visible = batch["visibility"] == LABELLED
             batch["heatmaps"] = (maps * visible[:, None, None, :]).astype(np.float32)
-        return batch | {name: table[batch["row"]] for name, table in tables.items()}
-
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(following)
-        while (batch := coming.result()) is not None:
-            coming = pool.submit(following)
-            yield batch
+        return batch | {name: table[batch["row"]] for name, table in self.tables.items()}
 
 
-def _batches(
-    numbers: Iterator[Batch],
-    count: int,
-    records: Records,
-    config: Config,
-    batch_size: int,
-    render: Callable[[dict], dict],
-) -> Iterator[Batch]:
-    """Runs the pixel work in tf.data and yields so many batches as NumPy arrays."""
-    points = records.points.count
-    shapes = {
-        "keypoints": ((points, 2), tf.float32),
-        "visibility": ((points,), tf.int32),
-        "row": ((), tf.int64),
-        "input_from_original": ((3, 3), tf.float64),
-        "_mask": ((), tf.float32),
-        "colour": ((4,), tf.float32),
-        "factors": ((2,), tf.int32),
-        "transform": ((8,), tf.float32),
-        "orientation": ((), tf.int32),
-        "source": ((), tf.string),
-    }
-    if records.pixels is not None:
-        shapes["source"] = (records.pixels.shape[1:], tf.uint8)
-    sources = records.files if records.pixels is None else records.pixels
+@dataclasses.dataclass(frozen=True)
+class _WithPixels:
+    """Batches of which tf.data does the pixel work, as NumPy arrays.
 
-    def following() -> list[np.ndarray]:
-        batch = next(numbers)
-        rows = batch["row"]
-        batch["orientation"] = records.orientations[rows].astype(np.int32)
-        batch["source"] = sources[rows]
-        return [batch[name] for name in shapes]
+    Attributes:
+      numbers: of batch i.
+      count: of batches.
+      records: of the split.
+      config: of the run.
+      batch_size: of this process.
+      render: does the pixel work of one example.
+    """
 
-    def unrendered(_):
-        found = tf.numpy_function(following, [], [dtype for _, dtype in shapes.values()])
-        return {
-            name: tf.ensure_shape(array, (batch_size, *shape))
-            for array, (name, (shape, _)) in zip(found, shapes.items(), strict=True)
+    numbers: Callable[[int], Batch]
+    count: int
+    records: Records
+    config: Config
+    batch_size: int
+    render: Callable[[dict], dict]
+
+    def __iter__(self) -> Iterator[Batch]:
+        try:
+            yield from self._dataset.as_numpy_iterator()
+        except tf.errors.OpError as error:
+            bad = _bad_picture(self.records.files)
+            if bad is None:
+                raise
+            raise bad from error
+
+    @functools.cached_property
+    def _dataset(self):
+        records, config = self.records, self.config
+        points = records.points.count
+        shapes = {
+            "keypoints": ((points, 2), tf.float32),
+            "visibility": ((points,), tf.int32),
+            "row": ((), tf.int64),
+            "input_from_original": ((3, 3), tf.float64),
+            "_mask": ((), tf.float32),
+            "colour": ((4,), tf.float32),
+            "factors": ((2,), tf.int32),
+            "transform": ((8,), tf.float32),
+            "orientation": ((), tf.int32),
+            "source": ((), tf.string),
         }
+        if records.pixels is not None:
+            shapes["source"] = (records.pixels.shape[1:], tf.uint8)
+        sources = records.files if records.pixels is None else records.pixels
 
-    def rendered(example):
-        if records.kept:
-            found = records.kept.pictures
-            picture = tf.numpy_function(
-                lambda file: found[file.decode()], [example["source"]], tf.uint8
-            )
-            example["source"] = tf.ensure_shape(picture, (None, None, 3))
-        return render(example)
+        def arrays_of(i) -> list[np.ndarray]:
+            batch = self.numbers(int(i))
+            rows = batch["row"]
+            batch["orientation"] = records.orientations[rows].astype(np.int32)
+            batch["source"] = sources[rows]
+            return [batch[name] for name in shapes]
 
-    # By batches: a call from TensorFlow into Python costs as much as all numbers of an example.
-    # Not `from_generator`, which has glibc give all large blocks back from then on (it calls
-    # mallopt), those of the training step too: a tenth of the step on a CPU.
-    dataset = tf.data.Dataset.range(count).map(unrendered).unbatch()
-    dataset = dataset.map(
-        rendered,
-        num_parallel_calls=config.data.workers or hardware.cpus(),
-        deterministic=True,
-    )
-    dataset = dataset.batch(batch_size, drop_remainder=True)
-    if config.targets.render == "host":
-        dataset = dataset.map(lambda batch: {**batch, "heatmaps": _host_maps(batch, config)})
-    options = tf.data.Options()
-    # TensorFlow's own tuner sleeps for ever longer, and an iterator waits for it to end: half a
-    # minute at the end of a run.
-    options.autotune.enabled = False
-    if config.data.workers:
-        options.threading.private_threadpool_size = config.data.workers
-    dataset = dataset.with_options(options).prefetch(2)
-    try:
-        yield from dataset.as_numpy_iterator()
-    except tf.errors.OpError as error:
-        bad = _bad_picture(records.files)
-        if bad is None:
-            raise
-        raise bad from error
+        def unrendered(i):
+            found = tf.numpy_function(arrays_of, [i], [dtype for _, dtype in shapes.values()])
+            return {
+                name: tf.ensure_shape(array, (self.batch_size, *shape))
+                for array, (name, (shape, _)) in zip(found, shapes.items(), strict=True)
+            }
+
+        def rendered(example):
+            if records.kept:
+                found = records.kept.pictures
+                picture = tf.numpy_function(
+                    lambda file: found[file.decode()], [example["source"]], tf.uint8
+                )
+                example["source"] = tf.ensure_shape(picture, (None, None, 3))
+            return self.render(example)
+
+        # By batches: a call from TensorFlow into Python costs as much as all numbers of an example.
+        # Not `from_generator`, which has glibc give all large blocks back from then on (it calls
+        # mallopt), those of the training step too: a tenth of the step on a CPU.
+        dataset = tf.data.Dataset.range(self.count).map(unrendered).unbatch()
+        dataset = dataset.map(
+            rendered,
+            num_parallel_calls=config.data.workers or hardware.cpus(),
+            deterministic=True,
+        )
+        dataset = dataset.batch(self.batch_size, drop_remainder=True)
+        if config.targets.render == "host":
+            dataset = dataset.map(lambda batch: {**batch, "heatmaps": _host_maps(batch, config)})
+        options = tf.data.Options()
+        # TensorFlow's own tuner sleeps for ever longer, and an iterator waits for it to end: half a
+        # minute at the end of a run.
+        options.autotune.enabled = False
+        if config.data.workers:
+            options.threading.private_threadpool_size = config.data.workers
+        return dataset.with_options(options).prefetch(2)
 
 
 def _bad_picture(files: np.ndarray) -> UserError | None:

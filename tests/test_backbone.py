@@ -199,6 +199,7 @@ def size_of(folder):
 # --- whole runs ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_on_a_frozen_backbone_resumes_and_is_opened(tiny_root, tmp_path, weights, capsys):
     config = tiny(tiny_root, **settings(weights, **{"train.steps": 7}))
     train(config, tmp_path / "whole")

@@ -284,6 +284,17 @@ def evaluated(records, config):
     return batching.eval_batches(records, config)
 
 
+def test_evaluation_can_be_gone_through_again():
+    """Also when one has left off within it; tf.data is set up once."""
+    batches = evaluated(make_records(10), settings(**{"eval.batch_size": 4}))
+    next(iter(batches))
+    first, again = list(batches), list(batches)
+    assert [batch["row"].tolist() for batch in first] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 9, 9]]
+    for a, b in zip(first, again, strict=True):
+        for name, array in a.items():
+            np.testing.assert_array_equal(array, b[name], err_msg=name)
+
+
 @pytest.mark.parametrize(("count", "devices"), [(10, 1), (8, 1), (1, 1), (10, 8)])
 def test_evaluation_covers_every_example_once(monkeypatch, count, devices):
     """The last batch is filled up, and the mask says with what; batches suit the devices."""

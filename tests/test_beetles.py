@@ -630,6 +630,7 @@ def test_points_of_another_meaning_do_not_mix(written):
         input_pipeline.records.mix({"hawaii": beetle, "mine": other})
 
 
+@pytest.mark.slow
 def test_training_on_a_mixture_is_scored_in_centimetres_by_data_set(written, tmp_path, capsys):
     config = make_config(
         **{

@@ -543,6 +543,7 @@ def test_evaluations_are_counted_as_training_does_them(settings):
     assert cost.evaluations(config, 20, steps) == len(due | {steps})
 
 
+@pytest.mark.slow
 def test_the_whole_run_is_estimated_from_a_few_steps():
     regression = {"model.name": "regression", "loss.name": "coordinate_mse", "train.epochs": 4}
     config = make_config(**SMALL, **regression)

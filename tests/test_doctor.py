@@ -163,6 +163,7 @@ def test_a_run_is_timed(root, tmp_path):
     assert "ms a step" in found["cost"]["message"]
 
 
+@pytest.mark.slow
 def test_exit_code_one_and_files_in_the_folder_of_runs(root, tmp_path):
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     wrong = "--config.decoder.name=soft_argmax"

@@ -169,6 +169,7 @@ def test_an_artefact_finds_what_the_program_finds(trained, exported, kind, tmp_p
     assert_found(run_lib.open_run(trained), exported(kind), tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", command.FORMATS)
 def test_an_artefact_finds_what_the_run_wrote_down(trained, exported, tiny_root, kind, tmp_path):
     """The parquet of the run comes from its own evaluation, batches and all."""
@@ -207,6 +208,7 @@ def calibrated(tiny_root, tmp_path_factory) -> pathlib.Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DAILY)
 def test_an_artefact_says_what_heatmap_predict_says(calibrated, kind, tmp_path):
     """Points, intervals, confidence and lengths, of picture files of all SIZES."""
@@ -279,6 +281,7 @@ VARIANTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_other_settings(variant, tmp_path):
     run = random_run("unet", **VARIANTS[variant])

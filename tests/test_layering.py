@@ -277,6 +277,7 @@ def test_the_ground_floor_loads_no_framework():
     assert not loaded & FRAMEWORKS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", sorted(n for n, p in files().items() if "__main__" in p.read_text() and n != "main")
 )

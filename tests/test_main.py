@@ -82,6 +82,7 @@ def start_and_wait_for(line: str, root, folder) -> subprocess.Popen:
     raise AssertionError(f"the run ended without printing {line!r}")
 
 
+@pytest.mark.slow
 def test_kill_9_and_resume_ends_bit_identical(uninterrupted, tiny_root, tmp_path):
     child = start_and_wait_for("step 6/", tiny_root, tmp_path / "run")
     time.sleep(0.2)  # into the next step or save

@@ -485,6 +485,7 @@ def test_deeplabcut_has_no_room_for_several_which_is_said_first(
     files.check_instances(["csv"], [], {name: [None, None]})
 
 
+@pytest.mark.slow
 def test_what_a_kill_left_beside_deeplabcut_tables_goes(run, film, tmp_path):
     code = "import os, sys; from heatmap import predict; from heatmap.inference import files\n"
     code += "files._append_deeplabcut = lambda *_: os._exit(9)\npredict.main(sys.argv[1:])"

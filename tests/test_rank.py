@@ -583,6 +583,7 @@ def test_changed_data_are_refused(run, tiny_root, tmp_path):
         rank.main([f"--workdir={run}", "--labelled", f"--root={other}"])
 
 
+@pytest.mark.slow
 def test_the_process_says_how_it_ended(run, other_root, tmp_path):
     def command(*arguments):
         whole = [sys.executable, "-m", "heatmap.rank", *arguments]

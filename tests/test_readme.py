@@ -33,6 +33,26 @@ BRIEF = [
 ]
 
 
+# What commands that run one after another say at their end, in the order in which they build on
+# each other.
+SHOWS = {
+    "python -m heatmap.models.convert": "weights/dinov2_vits14",
+    "python main.py": "error_px/median",
+    "python -m heatmap.evaluate": "error_px/median",
+    "python -m heatmap.report": "wrote runs/report",
+    "python -m heatmap.predict": "wrote the points of",
+    "python -m heatmap.calibration": "wrote runs/cal/calibration/",
+    "python -m heatmap.export": "wrote runs/cal/export/stablehlo",
+    "python -m heatmap.rank": "wrote",
+}
+# Those that have a test of their own here, or in test_study.py.
+BY_THEMSELVES = (
+    *("python3 -m venv", "python -m input_pipeline.check", "python -m heatmap.doctor"),
+    *("python -m heatmap.serve", "python launch/local.py", "python launch/slurm.py"),
+    *("xmanager launch launch/xm.py", "launch/tpu_vm.sh", "python launch/heatmap_vs_regression.py"),
+)
+
+
 def commands(kind: str) -> list[str]:
     blocks = re.findall(r"^```sh\n(.*?)^```", README, re.M | re.S)
     lines = [line for block in blocks for line in block.splitlines()]
@@ -73,17 +93,7 @@ def briefly(line: str, tfds) -> list[str]:
 def test_readme_commands_run(place, tmp_path_factory):
     tfds = tmp_path_factory.mktemp("tfds")
     seen = 0
-    shows = {
-        "python -m heatmap.models.convert": "weights/dinov2_vits14",
-        "python main.py": "error_px/median",
-        "python -m heatmap.evaluate": "error_px/median",
-        "python -m heatmap.report": "wrote runs/report",
-        "python -m heatmap.predict": "wrote the points of",
-        "python -m heatmap.calibration": "wrote runs/cal/calibration/",
-        "python -m heatmap.export": "wrote runs/cal/export/stablehlo",
-        "python -m heatmap.rank": "wrote",
-    }
-    for kind, line in [(start, line) for start in shows for line in commands(start)]:
+    for kind, line in [(start, line) for start in SHOWS for line in commands(start)]:
         if "--coordinator" in line:
             continue  # not by itself
         result = subprocess.run(
@@ -96,7 +106,7 @@ def test_readme_commands_run(place, tmp_path_factory):
             timeout=300,
         )
         assert result.returncode == 0, (line, result.stderr)
-        assert shows[kind] in result.stdout, line
+        assert SHOWS[kind] in result.stdout, line
         seen += 1
     assert seen >= 17
     (line,) = commands("python -m heatmap.serve")
@@ -220,6 +230,12 @@ def test_readme_doctor_looks_at_the_data(place, tmp_path):
     assert result.returncode in (0, 1), result.stderr  # 1: points of noise are no animal
     assert "codec" in result.stdout
     assert (tmp_path / "doctor" / "contact_sheet.png").is_file()
+
+
+def test_no_command_is_without_a_test():
+    kinds = (*SHOWS, *BY_THEMSELVES)
+    assert all(commands(kind) for kind in kinds)
+    assert [line for line in commands("") if not line.startswith(kinds)] == []
 
 
 def test_the_two_commands_need_nothing_but_python_and_pip():

@@ -411,6 +411,7 @@ def devices():
     return report
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_a_step_is_the_same_on_eight_devices_and_on_one(devices, name):
     """Loss, every gradient and the batch statistics, with pairs, missing labels and dropout."""

@@ -328,6 +328,7 @@ def test_a_lost_training_log_is_written_again(finished):
     assert path.read_text() == before
 
 
+@pytest.mark.slow
 def test_the_best_and_the_latest_checkpoint_agree_after_a_kill_between_them(
     tiny_root, tmp_path, monkeypatch
 ):
@@ -364,6 +365,7 @@ def test_interchangeable_without_pairs_is_refused(tiny_root, tmp_path):
         train(tiny(tiny_root, **{"loss.interchangeable": True}), tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_frozen_layers_keep_their_statistics(tiny_root, tmp_path):
     settings = {"optim.freeze_paths": ("^encoder/",), "train.steps": 3}
     config = tiny(tiny_root, **settings)
@@ -378,6 +380,7 @@ def test_frozen_layers_keep_their_statistics(tiny_root, tmp_path):
     assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, heads), strict=True))
 
 
+@pytest.mark.slow
 def test_the_average_of_the_weights_is_what_is_scored(tiny_root, tmp_path):
     settings = {"train.steps": 5}
     plain = train(tiny(tiny_root, **settings), tmp_path / "plain")
@@ -402,6 +405,7 @@ def test_every_model_trains_and_is_scored(tiny_root, tmp_path, name, dtype):
     assert np.isfinite(scores["test/error_px"])
 
 
+@pytest.mark.slow
 def test_targets_rendered_by_the_host_train_alike(tiny_root, tmp_path):
     for where in ("host", "device"):
         train(tiny(tiny_root, **{"targets.render": where, "train.steps": 5}), tmp_path / where)
@@ -435,6 +439,7 @@ def test_a_bad_step_among_several_is_named(tiny_root, tmp_path):
 VIT = {**MODEL_SETTINGS["vit"], "model.name": "vit", "targets.heatmap_size": (8, 8)}
 
 
+@pytest.mark.slow
 def test_kept_features_train_and_score_as_pictures_do(tiny_root, tmp_path, capsys):
     settings = {**VIT, "train.steps": 8, "optim.learning_rate": 1e-3, "train.eval_every_steps": 4}
     expected = train(tiny(tiny_root, **settings), tmp_path / "pictures")

@@ -169,15 +169,18 @@ class _Stepper:
 
 def _evaluation(run: run_lib.Run, weights, records) -> float:
     """Returns the seconds that it takes to predict a split, from a few batches of it."""
+    from input_pipeline import batching
+
     size = run.config.eval.batch_size
     some = records.take(slice(_EVAL_BATCHES * size))
     step = evaluate.make_predict_step(run)
     kept = features.compute(run, weights, some) if run.config.model.keep_features else None
-    evaluate.predict(run, step, weights, some, kept)  # compiles
+    batches = batching.eval_batches(some, run.config, kept)
+    evaluate.predict(run, step, weights, some, batches)  # compiles
     began = time.perf_counter()
-    evaluate.predict(run, step, weights, some, kept)
-    batches = math.ceil(len(records) / size) / math.ceil(len(some) / size)
-    return (time.perf_counter() - began) * batches
+    evaluate.predict(run, step, weights, some, batches)
+    times = math.ceil(len(records) / size) / math.ceil(len(some) / size)
+    return (time.perf_counter() - began) * times
 
 
 def evaluations(config: Config, examples: int, steps: int) -> int:

@@ -276,7 +276,7 @@ def stages(method: Method, source: Source) -> tuple[Stage, ...]:
     files = [files[i] for i in np.unique(nearest)]
     kept = [_kept(file) for file in files]
     count = min(_STAGE_PICTURES, *(len(maps) for maps in kept))
-    batch = next(batching.eval_batches(source.records["val"], source.config))
+    batch = next(iter(batching.eval_batches(source.records["val"], source.config)))
     records = source.records["val"].take(slice(count))
     truth = np.where(records.labelled[..., None], batch["keypoints"][:count], np.nan)
     return tuple(
