@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import output
+from heatmap import hardware
 from heatmap.errors import guard
 
 BATCH = 32
@@ -256,4 +257,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    hardware.restart_with_kept_memory()
     guard(main)

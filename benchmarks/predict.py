@@ -3,9 +3,10 @@
     python -m benchmarks.predict
 
 Each contestant is a process of its own that runs the network forward and decodes, on pictures
-that lie in memory; all take short turns within one run. Ours is what `heatmap.predict` asks, and
-decodes as its config says, with scores and entropy; the twin of PyTorch, which comes with the
-extra `bench`, takes the highest cell of each map.
+that lie in memory; all take short turns within one run. Ours is what `heatmap.predict` asks for
+whole batches, and `heatmap.serve` for one picture, in a process that keeps its memory as `main.py`
+does. It decodes as its config says, with scores and entropy; the twin of PyTorch, which comes with
+the extra `bench`, takes the highest cell of each map.
 """
 
 import importlib.util

@@ -28,7 +28,10 @@ from heatmap.errors import guard
 
 DEVICES = (1, 2, 4, 8)
 # An exchange and the types of what it returns: `(f32[3,3]{1,0}, f32[8]) all-reduce(`.
-_EXCHANGE = re.compile(r"= (.*?) (?:all-reduce|all-gather|reduce-scatter)(?:-start)?\(")
+_KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
+_EXCHANGE = re.compile(rf"= (.*?) (?:{_KINDS})\(")
+# What begins one and goes on tells its operand before its result; an all-reduce the result alone.
+_BEGUN = re.compile(r"= (.*?) (all-reduce|all-gather|collective-permute)-start\(")
 _ARRAY = re.compile(r"(f64|f32|bf16|f16|s32|u32|pred)\[([\d,]*)\]")
 _BYTES = {"f64": 8, "f32": 4, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "pred": 1}
 
@@ -40,9 +43,10 @@ class Accelerator:
     Attributes:
       peak: bfloat16 operations per second, of the maker.
       reached: the share of it that a step reaches.
-      link: bytes per second and device of the network between hosts.
+      link: bytes per second and device of what joins them.
       latency: seconds of one hop of an all-reduce.
       batch: pictures per device.
+      most: that such a network joins.
     """
 
     peak: float
@@ -50,10 +54,11 @@ class Accelerator:
     link: float
     latency: float
     batch: int
+    most: int = 4096
 
 
 ACCELERATORS = {
-    "TPU v5e": Accelerator(197e12, 0.4, 50e9, 2e-6, 64),
+    "TPU v5e": Accelerator(197e12, 0.4, 50e9, 2e-6, 64, most=256),  # a slice
     "H100, 400 Gbit/s": Accelerator(989e12, 0.3, 50e9, 10e-6, 64),
     "A100, 100 Gbit/s": Accelerator(312e12, 0.4, 12.5e9, 10e-6, 64),
 }
@@ -67,11 +72,14 @@ def bytes_sent(program: str) -> int:
     Args:
       program: the text of the optimised HLO.
     """
-    found = 0
-    for types in _EXCHANGE.findall(program):
-        for kind, shape in _ARRAY.findall(types):
-            found += _BYTES[kind] * int(np.prod([int(n) for n in shape.split(",") if n]))
-    return found
+    arrays = [array for types in _EXCHANGE.findall(program) for array in _ARRAY.findall(types)]
+    for types, kind in _BEGUN.findall(program):
+        told = _ARRAY.findall(types)
+        arrays += told if kind == "all-reduce" else told[1:2]
+    return sum(
+        _BYTES[kind] * int(np.prod([int(n) for n in shape.split(",") if n]))
+        for kind, shape in arrays
+    )
 
 
 def step_seconds(kind: Accelerator, count: int, work: float, sent: float) -> float:
@@ -98,11 +106,12 @@ def step_seconds(kind: Accelerator, count: int, work: float, sent: float) -> flo
 def contestants(flags: Sequence[str], seconds: float) -> list[Contestant]:
     """Lists the same step on more and more devices."""
     command = [sys.executable, "-m", "benchmarks.scaling", "--serve", f"--seconds={seconds}"]
+    here = {**KEPT_MEMORY, "JAX_PLATFORMS": "cpu"}
     sides = [
         Contestant(
             f"{n} device{'s' * (n > 1)}",
             [*command, *flags],
-            {**KEPT_MEMORY, "JAX_NUM_CPU_DEVICES": str(n)},
+            {**here, "JAX_NUM_CPU_DEVICES": str(n)},
         )
         for n in DEVICES
     ]
@@ -110,7 +119,7 @@ def contestants(flags: Sequence[str], seconds: float) -> list[Contestant]:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     pair = [*command, *flags, f"--coordinator={address}"]
-    return [*sides, Contestant("2 processes", pair, {**KEPT_MEMORY, "JAX_NUM_CPU_DEVICES": "1"})]
+    return [*sides, Contestant("2 processes", pair, {**here, "JAX_NUM_CPU_DEVICES": "1"})]
 
 
 def serve(arguments: Sequence[str], config: Any, options: Any) -> None:
@@ -161,17 +170,18 @@ def rows(results: Sequence[Result]) -> list[dict[str, Any]]:
 
 
 def draw(work: float, sent: float, axes: Any) -> None:
-    """Draws how efficient the model says that many accelerators are."""
-    counts = 2 ** np.arange(3, 13)
+    """Draws how long the model says that a step takes on many accelerators."""
     for (name, kind), marker in zip(ACCELERATORS.items(), "osD", strict=True):
-        alone = step_seconds(kind, 1, work, 0)
-        shares = [alone / step_seconds(kind, int(n), work, sent) for n in counts]
-        label = f"{name}, {kind.batch} pictures each, {kind.reached:.0%} of peak"
-        axes.plot(counts, shares, marker=marker, label=label)
+        counts = 2 ** np.arange(3, int(np.log2(kind.most)) + 1)
+        steps = [step_seconds(kind, int(n), work, sent) for n in counts]
+        share = step_seconds(kind, 1, work, 0) / steps[-1]
+        label = f"{name}, {kind.batch} pictures each; {counts[-1]:,}: {share:.0%} efficient"
+        axes.plot(counts, [1e3 * step for step in steps], marker=marker, label=label)
     axes.set_xscale("log", base=2)
-    axes.set_ylim(0, 1.02)
+    axes.set_ylim(bottom=0)
+    axes.set_title(f"{work / 1e9:.2g} GFLOP a picture, {sent / 1e6:.3g} MB exchanged", fontsize=9)
     axes.set_xlabel("accelerators")
-    axes.set_ylabel("speed-up / accelerators, modelled")
+    axes.set_ylabel("ms of a step, modelled")
     axes.grid(alpha=0.3)
     axes.legend()
 
@@ -183,7 +193,7 @@ def assumptions() -> list[Mapping[str, Any]]:
             "accelerator": name,
             "TFLOP/s, bf16": kind.peak / 1e12,
             "reached": kind.reached,
-            "GB/s between hosts": kind.link / 1e9,
+            "GB/s of a link": kind.link / 1e9,
             "µs a hop": kind.latency * 1e6,
             "pictures": kind.batch,
         }

@@ -77,7 +77,8 @@ class Progress:
         """Reports a step, and the time since the last report.
 
         A run whose devices are busy waits for them; one that waits for its input has devices that
-        are idle meanwhile, once it does so for most of the time.
+        are idle meanwhile, once it does so for most of the time. An accelerator may copy a batch
+        while the loop goes on, and is then waited for as a device.
 
         Returns:
           The numbers, to be logged: images per second, the share of the time that the loop has
@@ -100,8 +101,13 @@ class Progress:
         self.goes_on(step)
         if self._bar is not None:
             shown: dict[str, Any] = {"loss": f"{loss:.3g}"}
-            if waits.get(INPUT, 0.0) > 0.5:
-                shown["waits for"] = INPUT
+            if "speed/images_per_s" in numbers:
+                shown["images/s"] = f"{numbers['speed/images_per_s']:.0f}"
+            if "speed/share_of_peak" in numbers:
+                shown["of the bf16 peak"] = f"{numbers['speed/share_of_peak']:.0%}"
+            if waits:
+                longest = max(waits, key=waits.__getitem__)
+                shown["waits for"] = f"{longest} {waits[longest]:.0%}"
             self._bar.set_postfix(shown, refresh=False)
         else:
             print(self._line(step, loss, waits, numbers), flush=True)

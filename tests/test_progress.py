@@ -64,6 +64,20 @@ def test_a_pause_is_no_training(clock):
     assert shown.show(10, 0.25)["speed/images_per_s"] == pytest.approx(40)
 
 
+def test_a_bar_tells_rate_share_and_what_is_waited_for_most(clock, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    shown = begin(peak=1e12)
+    shown.work = 1e11
+    with shown.waits("input"):
+        clock.now += 1
+    with shown.waits("devices"):
+        clock.now += 3
+    shown.show(10, 0.25)
+    told = shown._bar.postfix
+    shown.close()
+    assert told == "loss=0.25, images/s=20, of the bf16 peak=25%, waits for=devices 75%"
+
+
 def test_every_batch_is_passed_on_and_waited_for(clock):
     def slow():
         for number in range(3):

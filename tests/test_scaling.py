@@ -37,8 +37,12 @@ def test_all_kinds_of_arrays_are_counted():
       %g = f32[4,4]{1,0} all-gather(%w), channel_id=3
       %b = (bf16[8]{0}, f32[]) all-reduce-start(%y, %z), channel_id=2
       %c = f32[100]{0} add(%p, %q)
+      %d = (f32[5]{0}, f32[40]{0}) all-gather-start(%v), channel_id=4
+      %e = f32[40]{0} all-gather-done(%d)
+      %f = f32[3]{0} collective-permute(%u), channel_id=5
     """
-    assert scaling.bytes_sent(program) == 4 * 64 + 4 * 16 + 2 * 8 + 4
+    begun = 2 * 8 + 4 + 4 * 40  # of what gathers, the result alone
+    assert scaling.bytes_sent(program) == 4 * 64 + 4 * 16 + begun + 4 * 3
 
 
 def test_a_step_is_work_and_an_exchange():
