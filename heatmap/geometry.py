@@ -119,8 +119,7 @@ def rotation(radians, size: Size) -> np.ndarray:
       [..., 3, 3].
     """
     c, s = np.cos(radians), np.sin(radians)
-    cx, cy = (size[1] - 1) / 2, (size[0] - 1) / 2
-    return _affine(c, -s, cx - c * cx + s * cy, s, c, cy - s * cx - c * cy)
+    return _about_centre(c, -s, s, c, size)
 
 
 def zoom(factor, size: Size) -> np.ndarray:
@@ -133,8 +132,13 @@ def zoom(factor, size: Size) -> np.ndarray:
     Returns:
       [..., 3, 3].
     """
+    return _about_centre(factor, 0.0, 0.0, factor, size)
+
+
+def _about_centre(a, b, c, d, size: Size) -> np.ndarray:
+    """Makes affines [..., 3, 3] of linear parts ((a, b), (c, d)) that leave the centre in place."""
     cx, cy = (size[1] - 1) / 2, (size[0] - 1) / 2
-    return _affine(factor, 0.0, cx - factor * cx, 0.0, factor, cy - factor * cy)
+    return _affine(a, b, cx - a * cx - b * cy, c, d, cy - c * cx - d * cy)
 
 
 def compose(*affines: np.ndarray) -> np.ndarray:
