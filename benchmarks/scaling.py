@@ -29,9 +29,7 @@ from heatmap.errors import guard
 DEVICES = (1, 2, 4, 8)
 # An exchange and the types of what it returns: `(f32[3,3]{1,0}, f32[8]) all-reduce(`.
 _KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
-_EXCHANGE = re.compile(rf"= (.*?) (?:{_KINDS})\(")
-# What begins one and goes on tells its operand before its result; an all-reduce the result alone.
-_BEGUN = re.compile(r"= (.*?) (all-reduce|all-gather|collective-permute)-start\(")
+_EXCHANGE = re.compile(rf"= (.*?) ({_KINDS})(-start)?\(")
 _ARRAY = re.compile(r"(f64|f32|bf16|f16|s32|u32|pred)\[([\d,]*)\]")
 _BYTES = {"f64": 8, "f32": 4, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "pred": 1}
 
@@ -72,10 +70,11 @@ def bytes_sent(program: str) -> int:
     Args:
       program: the text of the optimised HLO.
     """
-    arrays = [array for types in _EXCHANGE.findall(program) for array in _ARRAY.findall(types)]
-    for types, kind in _BEGUN.findall(program):
+    arrays = []
+    for types, kind, begun in _EXCHANGE.findall(program):
         told = _ARRAY.findall(types)
-        arrays += told if kind == "all-reduce" else told[1:2]
+        # What begins one and goes on tells its operand before its result; an all-reduce does not.
+        arrays += told[1:2] if begun and kind != "all-reduce" else told
     return sum(
         _BYTES[kind] * int(np.prod([int(n) for n in shape.split(",") if n]))
         for kind, shape in arrays
