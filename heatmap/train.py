@@ -202,8 +202,7 @@ class Trainer:
                 )
                 return {}
             scores = workdir.read_metrics(self.folder)
-            splits = evaluate.held_out(self.splits)
-            if processes.any_says(not all(f"{name}/loss" in scores for name in splits)):
+            if processes.any_says(not all(f"{name}/loss" in scores for name in self.held_out)):
                 scores = self._finish()
         print(evaluate.table(scores))
         print(f"state_sha256={state_lib.sha256(self.state)}", flush=True)
