@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 from hypothesis import settings
 
 from configs import common
@@ -54,3 +55,15 @@ def finish(job, **scores):
     job.workdir.mkdir(parents=True)
     (job.workdir / "metrics.json").write_text(json.dumps(scores))
     job.mark_finished()
+
+
+def loss_of_each_step(folder) -> np.ndarray:
+    """Reads [steps], the losses in the events for TensorBoard, to all their digits."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.util.tensor_util import make_ndarray
+
+    events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"tensors": 0})
+    told = {
+        e.step: float(make_ndarray(e.tensor_proto)) for e in events.Reload().Tensors("train/loss")
+    }
+    return np.array([told[step] for step in sorted(told)])

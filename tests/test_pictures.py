@@ -19,7 +19,7 @@ from heatmap.errors import UserError
 from heatmap.train import train
 from input_pipeline import augment, batching, check, device, images, pictures, resident
 from tests.conftest import write_spots
-from tests.helpers import properties
+from tests.helpers import loss_of_each_step, properties
 from tests.test_batching import AUGMENTED, make_pixels, make_records, on_disk, settings
 from tests.test_train import tiny
 
@@ -404,10 +404,12 @@ def test_a_run_that_augments_on_the_device_learns_the_same(tiny_root, tmp_path, 
             "targets.render": render,
             "train.steps": 12,
             "optim.learning_rate": 1e-4,
+            "log.every_steps": 1,
+            "log.tensorboard": True,
         }
-        scores = train(tiny(tiny_root, **{**common, **changes}), tmp_path / name)
+        train(tiny(tiny_root, **{**common, **changes}), tmp_path / name)
         assert list(caches.folder().glob("pictures-*"))
-        return scores["val/loss"]
+        return loss_of_each_step(tmp_path / name)
 
     expected = losses("host", **{"augment.where": "host"})
     assert losses("device", **{"augment.where": "device"}) == pytest.approx(expected, rel=1e-4)

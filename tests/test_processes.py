@@ -18,6 +18,7 @@ import pytest
 
 from heatmap import processes
 from heatmap.errors import UserError
+from tests.helpers import loss_of_each_step
 from tests.test_main import ROOT, SMALL, command
 
 
@@ -280,18 +281,6 @@ def finish(run, folder) -> None:
     finally:
         for process in run:
             process.kill()
-
-
-def loss_of_each_step(folder) -> np.ndarray:
-    """Reads [steps], the losses in the events for TensorBoard, to all their digits."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    from tensorboard.util.tensor_util import make_ndarray
-
-    events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"tensors": 0})
-    told = {
-        e.step: float(make_ndarray(e.tensor_proto)) for e in events.Reload().Tensors("train/loss")
-    }
-    return np.array([told[step] for step in sorted(told)])
 
 
 def losses(folder) -> np.ndarray:
