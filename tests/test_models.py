@@ -1,6 +1,7 @@
 """The networks: sizes, modes, precision and refusals; and the operators against plain ones."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -222,24 +223,71 @@ def assert_close(actual, expected, tolerance=1e-5):
     assert error <= tolerance * np.abs(expected).max()
 
 
+def value_and_gradients(function):
+    """Returns what maps (x, kernel, cotangent) to the value and the gradients of both."""
+
+    def run(x, kernel, cotangent):
+        value, backward = jax.vjp(function, x, kernel)
+        return value, *backward(cotangent)
+
+    return quick_jit(run)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [(jnp.float32, 1e-5), (jnp.bfloat16, 2**-8 + 1e-5)],  # of one rounding, at the end
+)
 @pytest.mark.parametrize(("shape", "features"), SHAPES)
 @pytest.mark.parametrize("name", OPERATORS)
-def test_operator_equals_the_plain_form_in_value_and_gradients(name, shape, features):
+def test_operator_equals_the_plain_form_in_value_and_gradients(
+    name, shape, features, dtype, tolerance
+):
     operator, plain, size = OPERATORS[name]
     x, kernel = arrays(shape, (size, size, shape[-1], features))
     (cotangent,) = arrays(jax.eval_shape(plain, x, kernel).shape, seed=1)
+    narrow = [a.astype(dtype) for a in (x, kernel, cotangent)]
+    exact = [a.astype(jnp.float32) for a in narrow]
+    results = value_and_gradients(operator)(*narrow)
+    for mine, reference in zip(results, value_and_gradients(plain)(*exact), strict=True):
+        assert mine.dtype == dtype
+        assert_close(mine, reference, tolerance)
 
-    def value_and_gradients(function):
-        def run(x, kernel, cotangent):
-            value, backward = jax.vjp(function, x, kernel)
-            return value, *backward(cotangent)
 
-        return quick_jit(run)(x, kernel, cotangent)
+@pytest.mark.parametrize("name", OPERATORS)
+def test_bfloat16_is_multiplied_in_the_form_that_matrix_units_take(name):
+    """XLA:CPU takes any other for float32, with conversions around it."""
+    operator, plain, size = OPERATORS[name]
+    x, kernel = (jnp.ones(s, jnp.bfloat16) for s in ((2, 16, 16, 4), (size, size, 4, 3)))
+    cotangent = jnp.ones(jax.eval_shape(plain, x, kernel).shape, jnp.bfloat16)
+    program = value_and_gradients(operator).lower(x, kernel, cotangent).as_text()
+    products = [line for line in program.splitlines() if "dot_general" in line]
+    assert len(products) == 3
+    for line in products:
+        assert "contracting_dims = [1] x [0]" in line
+        assert re.search(r": \(tensor<\w+xbf16>, tensor<\w+xbf16>\) -> tensor<\w+xf32>", line)
+    assert "stablehlo.convolution" not in program
 
-    for mine, reference in zip(
-        value_and_gradients(operator), value_and_gradients(plain), strict=True
-    ):
-        assert_close(mine, reference)
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 2**-8 + 1e-5)]
+)
+@pytest.mark.parametrize("biased", [True, False])
+def test_linear_has_the_parameters_and_the_result_of_nnx(biased, dtype, tolerance):
+    settings = {"use_bias": biased, "rngs": nnx.Rngs(0)}
+    (x,) = arrays((2, 7, 5))
+    x = x.astype(dtype)
+    mine, plain = ops.Linear(5, 4, dtype=dtype, **settings), nnx.Linear(5, 4, **settings)
+    for layer in (mine, plain):
+        layer.kernel[...] = arrays((5, 4), seed=1)[0].astype(dtype).astype(jnp.float32)
+
+    def value_and_gradient(layer, x):
+        value, backward = nnx.jit(lambda layer, x: jax.vjp(layer, x))(layer, x)
+        return value, backward(jnp.ones_like(value))[0]
+
+    expected = value_and_gradient(plain, x.astype(jnp.float32))
+    for actual, reference in zip(value_and_gradient(mine, x), expected, strict=True):
+        assert actual.dtype == dtype
+        assert_close(actual, reference, tolerance)
 
 
 @pytest.mark.parametrize(("shape", "features"), SHAPES)

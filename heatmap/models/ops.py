@@ -3,8 +3,8 @@
 On CPU, XLA lowers the weight gradient of a convolution to one with a huge window, that of a
 transposed convolution to a dilated one, and the gradient of a max-pool to select-and-scatter; all
 three leave the fast matrix multiplication. The forms here are the same functions with the same
-parameters. Accelerators keep the plain operators: `jax.lax.platform_dependent` chooses when the
-program is lowered.
+parameters, for bfloat16 in forms of their own (`heatmap/models/bf16.py`). Accelerators keep the
+plain operators: `jax.lax.platform_dependent` chooses when the program is lowered.
 """
 
 import functools
@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
+
+from heatmap.models import bf16
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 # Below this many pixels the plain forward operator is as fast as the rearranged one.
@@ -54,6 +56,14 @@ class Conv(nnx.Conv):
         return _with_parameters(self, conv_3x3, inputs, biased)
 
 
+class Linear(nnx.Linear):
+    """A matrix product over the last axis: `nnx.Linear` in parameters and result."""
+
+    def __call__(self, inputs):
+        """Maps [..., C] to [..., features_out]."""
+        return _with_parameters(self, linear, inputs, self.bias is not None)
+
+
 class Conv1x1(nnx.Conv):
     """A 1×1 convolution: `nnx.Conv` in parameters and result, by a product of matrices.
 
@@ -65,7 +75,9 @@ class Conv1x1(nnx.Conv):
 
     def __call__(self, inputs):
         """Maps [B, H, W, C] to [B, H, W, features_out]."""
-        return _with_parameters(self, lambda x, kernel: x @ kernel[0, 0], inputs, biased=True)
+        return _with_parameters(
+            self, lambda x, kernel: linear(x, kernel[0, 0]), inputs, biased=True
+        )
 
 
 def join_channels(a, b):
@@ -85,6 +97,30 @@ def _with_parameters(layer, operator, inputs, biased: bool):
 
 
 @jax.custom_vjp
+def linear(x, kernel):
+    """Maps [..., C] by [C, F] to [..., F]."""
+    if x.dtype != jnp.bfloat16:
+        return plain_linear(x, kernel)
+    return lax.platform_dependent(x, kernel, cpu=_rounded_once, default=plain_linear)
+
+
+def plain_linear(x, kernel):
+    """The reference form of `linear`, differentiable by JAX itself."""
+    return x @ kernel
+
+
+def _rounded_once(x, kernel):
+    """Rounds float32 sums to bfloat16: with a result of float32, XLA:CPU has a quick form."""
+    return jnp.matmul(x, kernel, preferred_element_type=jnp.float32).astype(x.dtype)
+
+
+linear.defvjp(
+    lambda x, kernel: (linear(x, kernel), (x, kernel)),
+    lambda residuals, gradient: jax.vjp(plain_linear, *residuals)[1](gradient),
+)
+
+
+@jax.custom_vjp
 def conv_3x3(x, kernel):
     """3×3 convolution of stride 1 and 'SAME' padding.
 
@@ -95,7 +131,15 @@ def conv_3x3(x, kernel):
     Returns:
       [B, H, W, F].
     """
-    return plain_conv(x, kernel)
+    if x.dtype != jnp.bfloat16:
+        return plain_conv(x, kernel)
+    return lax.platform_dependent(x, kernel, cpu=_conv_on_cpu, default=plain_conv)
+
+
+def _conv_on_cpu(x, kernel, padding=((1, 1), (1, 1))):
+    if x.dtype == jnp.bfloat16:
+        return bf16.conv(x, kernel, padding)
+    return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=_DIMENSIONS)
 
 
 def plain_conv(x, kernel):
@@ -118,8 +162,8 @@ conv_3x3.defvjp(lambda x, kernel: (conv_3x3(x, kernel), (x, kernel)), _conv_back
 
 
 def conv_input_gradient(gradient, kernel):
-    """Maps the gradient [B, H, W, F] of `conv_3x3`'s result to that of x."""
-    return plain_conv(gradient, kernel[::-1, ::-1].swapaxes(2, 3))
+    """Maps the gradient [B, H, W, F] of `conv_3x3`'s result to that of x, on a CPU."""
+    return _conv_on_cpu(gradient, kernel[::-1, ::-1].swapaxes(2, 3))
 
 
 def _conv_kernel_gradient(x, gradient):
@@ -138,6 +182,14 @@ def _conv_kernel_gradient(x, gradient):
         padded = jnp.pad(a, ((0, 0), (0, 0), (1, 1), (0, 0)))
         return jnp.concatenate([padded[:, :, q : q + width] for q in shifts], axis=-1)
 
+    if x.dtype == jnp.bfloat16:
+
+        def above_and_below(x):  # [C, H W] -> [3 C, H W]
+            padded = jnp.pad(x, ((0, 0), (width, width)))
+            return jnp.concatenate([padded[:, p * width :][:, : x.shape[1]] for p in range(3)])
+
+        product = _sum_in_bfloat16(x, gradient, above_and_below, lambda g: columns(g, (2, 1, 0)))
+        return product.reshape(3, channels, 3, features).swapaxes(1, 2)
     if 2 * channels < features:
         product = _sum_over_pixels(
             x, gradient, left=lambda x: columns(rows(x), (0, 1, 2)), right=lambda g: g
@@ -180,10 +232,7 @@ def _conv_transpose_by_phases(x, kernel):
     features = kernel.shape[-1]
     taps = kernel.reshape(2, 2, 2, 2, channels, features)  # [tap, phase] for rows, then columns
     weights = taps.transpose(0, 2, 4, 1, 3, 5).reshape(2, 2, channels, 4 * features)
-    windows = lax.conv_general_dilated(
-        x, weights, (1, 1), ((1, 1), (1, 1)), dimension_numbers=_DIMENSIONS
-    )
-    windows = windows.reshape(batch, height + 1, width + 1, 2, 2, features)
+    windows = _conv_on_cpu(x, weights).reshape(batch, height + 1, width + 1, 2, 2, features)
     # The odd phase of pixel m sits in the window that starts at m, one further than the even one.
     rows = [
         jnp.stack([windows[:, p : p + height, q : q + width, p, q] for q in (0, 1)], axis=3)
@@ -210,8 +259,10 @@ conv_transpose_4x4.defvjp(
 
 
 def transposed_input_gradient(gradient, kernel):
-    """Maps the gradient [B, 2H, 2W, F] of `conv_transpose_4x4`'s result to that of x."""
+    """Maps the gradient [B, 2H, 2W, F] of `conv_transpose_4x4`'s result to that of x, on a CPU."""
     mirrored = kernel[::-1, ::-1].swapaxes(2, 3)
+    if gradient.dtype == jnp.bfloat16:
+        return bf16.conv_4x4_stride_2(gradient, mirrored)
     return lax.conv_general_dilated(
         gradient, mirrored, (2, 2), ((1, 1), (1, 1)), dimension_numbers=_DIMENSIONS
     )
@@ -229,7 +280,8 @@ def _conv_transpose_kernel_gradient(x, gradient):
         views = [blocks[:, p : p + height, q : q + width] for p in (0, 1) for q in (0, 1)]
         return jnp.stack(views, axis=3).reshape(-1, height, width, 16 * features)
 
-    product = _sum_over_pixels(x, gradient, left=lambda x: x, right=shifted)
+    summed = _sum_in_bfloat16 if x.dtype == jnp.bfloat16 else _sum_over_pixels
+    product = summed(x, gradient, left=lambda x: x, right=shifted)
     taps = product.reshape(channels, 2, 2, 2, 2, features)  # [C, block y, x, inner y, x, F]
     taps = taps.transpose(1, 3, 2, 4, 0, 5).reshape(4, 4, channels, features)
     return taps[::-1, ::-1]  # shift s of the gradient belongs to tap t = 3 - s
@@ -248,6 +300,27 @@ def _sum_over_pixels(x, gradient, left, right):
       [P, Q], summed and returned in float32 or wider.
     """
     return sum_over_images(lambda x, gradient: per_pixel(left(x), right(gradient)), (x, gradient))
+
+
+def _sum_in_bfloat16(x, gradient, left, right):
+    """Does what `_sum_over_pixels` does, with numbers as `bf16.bits`.
+
+    Args:
+      x: [B, H, W, C], bfloat16.
+      gradient: [B, …, F], bfloat16.
+      left: maps x of one image, channels first, [C, H·W], to [P, H·W].
+      right: maps the gradient of one image to [1, H, W, Q].
+
+    Returns:
+      [P, Q], float32.
+    """
+
+    def term(x, gradient):
+        columns = right(gradient)
+        return bf16.product(left(x[0]), columns.reshape(-1, columns.shape[-1]))
+
+    channels_first = bf16.bits(x).reshape(x.shape[0], -1, x.shape[-1]).swapaxes(1, 2)
+    return sum_over_images(term, (channels_first, bf16.bits(gradient)))
 
 
 def per_pixel(rows, columns):

@@ -312,7 +312,7 @@ def _small(key, shape, dtype=jnp.float32):
 
 
 def _linear(features_in: int, features_out: int, dtype, rngs: nnx.Rngs, use_bias: bool = True):
-    return nnx.Linear(
+    return ops.Linear(
         features_in, features_out, use_bias=use_bias, kernel_init=_small, dtype=dtype, rngs=rngs
     )
 
