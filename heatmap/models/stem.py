@@ -127,15 +127,15 @@ def largest_of_conv(x, kernel, factor):
     Returns:
       [B, H/2, W/2, F].
     """
-    sign = jnp.where(factor >= 0, 1, -1).astype(x.dtype)
-    signed, views = kernel * sign, _views(x)
+    sign, views = jnp.where(factor >= 0, 1, -1), _views(x)
+    signed = kernel.astype(views[0][0].dtype) * sign
 
     def conv(p, q):  # at the pixel (p, q) of each block
         taps = ((a, b, c) for a in range(3) for b in range(3) for c in range(x.shape[-1]))
         return sum(views[p + a][q + b][..., c, None] * signed[a, b, c] for a, b, c in taps)
 
     blocks = [conv(p, q) for p in (0, 1) for q in (0, 1)]
-    return functools.reduce(jnp.maximum, blocks) * sign
+    return (functools.reduce(jnp.maximum, blocks) * sign).astype(x.dtype)
 
 
 def _largest_of_plain_conv(x, kernel, factor):
@@ -143,9 +143,13 @@ def _largest_of_plain_conv(x, kernel, factor):
 
 
 def _views(x):
-    """Returns the 4×4 pixels that a 2×2 block's convolutions see: [u][v] -> [B, H/2, W/2, C]."""
+    """Returns the 4×4 pixels that a 2×2 block's convolutions see: [u][v] -> [B, H/2, W/2, C].
+
+    They are float32 or wider: what is computed of them stays in registers, where XLA:CPU would
+    convert bfloat16 for each single operation.
+    """
     height, width = x.shape[1:3]
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    padded = jnp.pad(x.astype(ops.accumulator(x.dtype)), ((0, 0), (1, 1), (1, 1), (0, 0)))
     return [[padded[:, u : u + height : 2, v : v + width : 2] for v in range(4)] for u in range(4)]
 
 
@@ -166,7 +170,7 @@ _PIXELS = ((0, 0), (0, 1), (1, 0), (1, 1))
 def _moments(x):
     """Returns mean [9 C] and second moments [9 C, 9 C] of all 3×3 neighbourhoods of the batch."""
     channels, size = x.shape[-1], 9 * x.shape[-1]
-    wide = _windows(x).astype(ops.accumulator(x.dtype))
+    wide = _windows(x)
     count = x.size // channels
     first = wide.sum((0, 1, 2)).reshape(4, 4, channels) / count
     second = jnp.einsum("bhwi,bhwj->ij", wide, wide) / count
@@ -205,8 +209,8 @@ def _kernel_gradient(x, kernel, factor, mean, inverse, gradient, dscale, dbias):
       [3, 3, C, F], float32 or wider.
     """
     channels, features = kernel.shape[2:]
-    sign = jnp.where(factor >= 0, 1, -1).astype(x.dtype)
-    spread_kernel = jnp.zeros((4, 4, channels, 2, 2, features), x.dtype)
+    sign = jnp.where(factor >= 0, 1, -1)
+    spread_kernel = jnp.zeros((4, 4, channels, 2, 2, features), ops.accumulator(x.dtype))
     for p, q in _PIXELS:
         spread_kernel = spread_kernel.at[p : p + 3, q : q + 3, :, p, q].set(kernel * sign)
 
