@@ -82,6 +82,38 @@ def by_winograd(x, kernel):
     return _by_picture(one, x)
 
 
+def by_rows(x, kernel, product):
+    """3×3 convolution as `heatmap/models/bf16.py` computes it, by a product of one's own."""
+    import jax.numpy as jnp
+
+    batch, height, width, channels = x.shape
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    stacked = jnp.concatenate([padded[:, p : p + height] for p in range(3)], axis=-1)
+    taps = kernel.swapaxes(1, 2).reshape(3 * channels, -1)
+    added = product(stacked.reshape(-1, 3 * channels), taps)
+    added = added.reshape(batch, height, width + 2, 3, -1)
+    return sum(added[:, :, q : q + width, q] for q in range(3))
+
+
+def in_bfloat16_parts(a, b):
+    """Product of float32 matrices as three of bfloat16: 16 digits of each factor, not 24.
+
+    What the large and the small part of each make, but for the product of the two small ones
+    (Henry, Tang and Heinecke, 2019, arXiv:1904.06376).
+    """
+    import jax.numpy as jnp
+
+    (a, small_a), (b, small_b) = ((x.astype(jnp.bfloat16), _rest(x)) for x in (a, b))
+    pairs = ((a, b), (small_a, b), (a, small_b))
+    return sum(jnp.matmul(*pair, preferred_element_type=jnp.float32) for pair in pairs)
+
+
+def _rest(x):
+    import jax.numpy as jnp
+
+    return (x - x.astype(jnp.bfloat16).astype(x.dtype)).astype(jnp.bfloat16)
+
+
 def _by_picture(function, x):
     """Applies a function to the pictures of each device, one after another."""
     from jax import lax
@@ -112,6 +144,7 @@ def by_space_to_depth(gradient, kernel):
 def forms() -> dict[str, dict[str, Form]]:
     """Lists for each operator the forms that compute it, the one in use first."""
     import jax
+    import jax.numpy as jnp
 
     from heatmap.models import ops, stem, vit
 
@@ -127,7 +160,7 @@ def forms() -> dict[str, dict[str, Form]]:
 
     def kernel_gradient(convolution):
         def gradient(x, above):
-            kernel = np.zeros((3, 3, x.shape[-1], above.shape[-1]), np.float32)
+            kernel = jnp.zeros((3, 3, x.shape[-1], above.shape[-1]), x.dtype)
             return jax.vjp(lambda kernel: convolution(x, kernel), kernel)[1](above)[0]
 
         return gradient
@@ -137,8 +170,15 @@ def forms() -> dict[str, dict[str, Form]]:
             "XLA's own": ops.plain_conv,
             "im2col": by_im2col,
             "Winograd": by_winograd,
+            "rows": lambda x, kernel: by_rows(x, kernel, jnp.matmul),
+            "rows, in three parts": lambda x, kernel: by_rows(x, kernel, in_bfloat16_parts),
         },
+        "convolution, bfloat16": {"rows": ops.conv_3x3, "XLA's own": ops.plain_conv},
         "kernel gradient": {
+            "products of shifted pictures": kernel_gradient(ops.conv_3x3),
+            "XLA's own": kernel_gradient(ops.plain_conv),
+        },
+        "kernel gradient, bfloat16": {
             "products of shifted pictures": kernel_gradient(ops.conv_3x3),
             "XLA's own": kernel_gradient(ops.plain_conv),
         },
@@ -159,7 +199,9 @@ def forms() -> dict[str, dict[str, Form]]:
 
 SHAPES = {
     "convolution": CONVOLUTIONS,
+    "convolution, bfloat16": CONVOLUTIONS,
     "kernel gradient": CONVOLUTIONS,
+    "kernel gradient, bfloat16": CONVOLUTIONS,
     "transposed, input gradient": TRANSPOSED,
     "first stage, there and back": FIRST,
     "attention": ATTENTION,
@@ -168,6 +210,11 @@ SHAPES = {
 
 def arguments_of(operator: str, shape: Sequence[int], rng: np.random.Generator):
     """Draws what an operator is given, and counts its operations: (batched, other, operations)."""
+    import jax.numpy as jnp
+
+    if operator.endswith(", bfloat16"):
+        *given, work = arguments_of(operator.removesuffix(", bfloat16"), shape, rng)
+        return *(a.astype(jnp.bfloat16) for a in given), work
     size, channels, features = shape
     if operator == "attention":
         heads = rng.normal(size=(BATCH, 3, *shape)).astype(np.float32)

@@ -21,6 +21,8 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _cache.name)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
+# Programs of a few steps each: it takes longer to compile them well than to run them as they are.
+QUICKLY_COMPILED = "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
 SHARED = pathlib.Path(__file__).parents[2] / "shared" / "data"
 # The files that take minutes. pytest-xdist hands out whole files, so that one of these, started
 # last, would leave the other cores with nothing to do.
@@ -44,10 +46,7 @@ LONG = (
 
 def pytest_configure(config):
     if config.option.markexpr == "not slow":
-        # Programs of a few steps each: it takes longer to compile them well than to run them as
-        # they are. The slow tests, and children of theirs, compile as a user does.
-        flags = "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
-        os.environ.setdefault("XLA_FLAGS", flags)
+        os.environ.setdefault("XLA_FLAGS", QUICKLY_COMPILED)  # the slow tests as a user does
 
 
 def pytest_collection_modifyitems(items):

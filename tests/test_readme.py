@@ -16,7 +16,7 @@ import safetensors.numpy
 
 from heatmap.models.vit import ARCHITECTURES
 from tests import published
-from tests.conftest import write_spots
+from tests.conftest import QUICKLY_COMPILED, write_spots
 from tests.projects import write_coco, write_deeplabcut, write_film
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -99,7 +99,7 @@ def test_readme_commands_run(place, tmp_path_factory):
         result = subprocess.run(
             briefly(line, tfds),
             cwd=place,
-            env={**os.environ, "XDG_CACHE_HOME": str(tfds)},
+            env={**os.environ, "XDG_CACHE_HOME": str(tfds), "XLA_FLAGS": QUICKLY_COMPILED},
             capture_output=True,
             text=True,
             check=False,
@@ -170,7 +170,12 @@ def test_readme_sweeps_run(place, tmp_path_factory, start, extra, added):
         result = subprocess.run(
             [bin_folder / program, *arguments, *added, *brief, f"--config.data.root={folder}"],
             cwd=place,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(folder)},
+            env={
+                **os.environ,
+                "PYTHONPATH": str(ROOT),
+                "HOME": str(folder),
+                "XLA_FLAGS": QUICKLY_COMPILED,
+            },
             capture_output=True,
             text=True,
             check=False,

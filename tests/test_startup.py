@@ -1,5 +1,6 @@
 """The clock of the time before the first step."""
 
+import json
 import subprocess
 import sys
 import time
@@ -8,8 +9,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from benchmarks import startup as benchmark
 from heatmap import startup
 from heatmap.startup import COMPILING, Startup
+from tests.test_main import SMALL
 
 
 @pytest.fixture
@@ -65,3 +68,15 @@ def test_elsewhere_the_age_is_that_of_the_module(monkeypatch, tmp_path):
         if text is not None:
             (tmp_path / "stat").write_text(text)
         assert 0 <= startup.process_age() <= time.monotonic() - startup._LOADED
+
+
+@pytest.mark.slow
+def test_a_second_start_finds_the_programs_of_the_first(tiny_root, tmp_path):
+    flags = [*SMALL, f"--config.data.root={tiny_root}"]
+    benchmark.main(["--rounds=1", f"--out={tmp_path}", *flags])
+    first, second = json.loads((tmp_path / "startup.json").read_text())["rows"]
+    assert second[COMPILING] < first[COMPILING] / 2
+    for row in (first, second):
+        phases = [seconds for name, seconds in row.items() if name not in ("start", "all")]
+        assert sum(phases) == pytest.approx(row["all"])
+    assert (tmp_path / "startup.png").stat().st_size > 1000

@@ -13,6 +13,7 @@ import pytest
 from heatmap.errors import UserError
 from launch import heatmap_vs_regression as study_lib
 from launch.jobs import ROOT
+from tests.conftest import QUICKLY_COMPILED
 from tests.test_readme import commands
 
 
@@ -75,7 +76,7 @@ def quick(tmp_path_factory):
         "--config.train.eval_every_steps=2",
         f"--config.data.root={tmp_path_factory.mktemp('tfds')}",
     ]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": QUICKLY_COMPILED}
 
     def start():
         return subprocess.run(
