@@ -97,6 +97,7 @@ def test_kill_9_and_resume_ends_bit_identical(uninterrupted, tiny_root, tmp_path
     assert logs[0] == logs[1]
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_exits_cleanly(uninterrupted, tiny_root, tmp_path):
     child = start_and_wait_for("step 5/", tiny_root, tmp_path / "run")
     child.send_signal(signal.SIGTERM)

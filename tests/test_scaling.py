@@ -1,6 +1,5 @@
 """How the cost of dividing a step is counted and modelled."""
 
-import json
 import os
 import subprocess
 import sys
@@ -10,7 +9,6 @@ import pytest
 
 from benchmarks import scaling
 from launch.jobs import ROOT
-from tests.test_main import SMALL
 
 # A sum over the devices of a [3, 5] float32 array, and how many of the first numbers are positive.
 PROGRAM = """
@@ -58,18 +56,3 @@ def test_more_accelerators_are_never_more_efficient():
     for kind in scaling.ACCELERATORS.values():
         seconds = [scaling.step_seconds(kind, int(n), 2.4e9, 4e6) for n in 2 ** np.arange(13)]
         assert np.all(np.diff(seconds) > 0)
-
-
-@pytest.mark.slow
-def test_the_command_divides_a_step_and_counts_what_is_exchanged(tiny_root, tmp_path):
-    flags = [*SMALL, f"--config.data.root={tiny_root}"]
-    scaling.main(["--rounds=1", "--seconds=0.1", f"--out={tmp_path}", *flags])
-    rows = json.loads((tmp_path / "scaling.json").read_text())["rows"]
-    assert [row["step on"] for row in rows] == [
-        *("1 device", "2 devices", "4 devices", "8 devices", "2 processes")
-    ]
-    assert rows[0]["MB exchanged"] == 0
-    exchanged = {row["MB exchanged"] for row in rows[1:]}
-    assert len(exchanged) == 1  # whatever divides the batch: all gradients, once
-    assert exchanged.pop() > 1
-    assert (tmp_path / "scaling.png").stat().st_size > 1000

@@ -27,6 +27,7 @@ from heatmap.keypoints import KeypointSet
 from heatmap.models import MODELS, ops
 from heatmap.step import make_train_step
 from input_pipeline import batching
+from tests.conftest import QUICKLY_COMPILED
 from tests.helpers import MODEL_SETTINGS, make_config
 
 POINTS = KeypointSet(
@@ -267,27 +268,36 @@ class Device:
             return state, told.loss
 
 
-def compare_devices():
-    """Trains each of RUNS on eight devices and on one, and prints the differences as JSON."""
+def compare_devices(part):
+    """Trains one of RUNS, say, on eight devices and on one, and prints the differences as JSON."""
     eight, one = state_lib.create_mesh(), one_device()
-    report = {"devices": eight.size, "operators": compare_operators(eight)}
-    for name, overrides in RUNS.items():
-        built = run.build(small_config(**overrides, **SMALLER), POINTS)
-        pair = Device(built, eight), Device(built, one)
-        report[name] = {
-            "lockstep": in_lockstep(first_state(built, ADAM), *pair),
-            "adam": running_freely(first_state(built, SMALL_ADAM), *pair),
-            "sgd": running_freely(first_state(built, SMALL_SGD), *pair),
-        }
-    report["divided"] = compare_divided(one)
+    assert eight.size == 8
+    compare = {"operators": compare_operators, "divided": compare_divided, FLOAT64: compare_float64}
+    if part in compare:
+        print(json.dumps(compare[part](eight, one)))
+        return
+    built = run.build(small_config(**RUNS[part], **SMALLER), POINTS)
+    pair = Device(built, eight), Device(built, one)
+    report = {
+        "lockstep": in_lockstep(first_state(built, ADAM), *pair),
+        "adam": running_freely(first_state(built, SMALL_ADAM), *pair),
+        "sgd": running_freely(first_state(built, SMALL_SGD), *pair),
+    }
+    print(json.dumps(report))
+
+
+FLOAT64 = "unet in float64"
+
+
+def compare_float64(eight, one):
+    """Trains at usual rates, where float32 would part ways at the corner of a ReLU."""
     with jax.enable_x64(True):
         built = run.build(in_float64(small_config(**RUNS["unet"], **SMALLER)), POINTS)
         pair = Device(built, eight), Device(built, one)
-        report["unet in float64"] = {
+        return {
             rule: running_freely(first_state(built, rates, np.float64), *pair)
             for rule, rates in (("adam", ADAM), ("sgd", SGD))
         }
-    print(json.dumps(report))
 
 
 # A transformer whose backbone learns, with its parameters divided between four devices.
@@ -301,7 +311,7 @@ DIVIDED = {
 }
 
 
-def compare_divided(one):
+def compare_divided(_, one):
     """Trains with divided parameters and with whole ones, and looks at where they lie."""
     built = run.build(small_config(**DIVIDED), POINTS)
     whole = run.build(small_config(**{**DIVIDED, "model.shards": 1, "model.remat": False}), POINTS)
@@ -374,7 +384,7 @@ def apart(a, b, relative=False):
     return max(differences, default=0.0)  # of statistics, which a transformer has none of
 
 
-def compare_operators(mesh):
+def compare_operators(mesh, _):
     """Kernel gradients with a batch divided over eight devices, evenly (16) and not (12)."""
 
     def gradients(x, g):
@@ -389,16 +399,15 @@ def compare_operators(mesh):
     return result
 
 
-@pytest.fixture(scope="module")
-def devices():
+@functools.cache
+def devices(part):
     """What `compare_devices` reports from a process with eight virtual devices."""
     environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 "
-        "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true",  # quicker
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count=8 {QUICKLY_COMPILED}",
         "JAX_PLATFORMS": "cpu",
     }
     process = subprocess.run(
-        [sys.executable, "-m", "tests.test_state"],
+        [sys.executable, "-m", "tests.test_state", part],
         capture_output=True,
         text=True,
         check=False,
@@ -406,47 +415,54 @@ def devices():
         env=environment,
     )
     assert process.returncode == 0, process.stderr[-3000:]
-    report = json.loads(process.stdout.splitlines()[-1])
-    assert report["devices"] == 8
-    return report
+    return json.loads(process.stdout.splitlines()[-1])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
-def test_a_step_is_the_same_on_eight_devices_and_on_one(devices, name):
+def test_a_step_is_the_same_on_eight_devices_and_on_one(name):
     """Loss, every gradient and the batch statistics, with pairs, missing labels and dropout."""
-    found = devices[name]["lockstep"]
+    found = devices(name)["lockstep"]
     assert max(found["loss"]) < 1e-6
     assert max(found["stats"]) < 1e-5
     # A unit at the very corner of a ReLU may fall on either side, in one step or another.
     assert sorted(found["gradient"])[LOCKSTEPS // 2] < 1e-5
 
 
+# A process for each, of which the quicker two are for every time.
+COMPARED = [
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("unet", FLOAT64)),
+    "regression",
+]
+
+
 @pytest.mark.parametrize("rule", ["adam", "sgd"])
-@pytest.mark.parametrize("name", [*RUNS, "unet in float64"])
-def test_losses_of_twenty_steps_do_not_depend_on_the_number_of_devices(devices, name, rule):
-    assert devices[name][rule]["loss"] < 1e-5
+@pytest.mark.parametrize("name", COMPARED)
+def test_losses_of_twenty_steps_do_not_depend_on_the_number_of_devices(name, rule):
+    assert devices(name)[rule]["loss"] < 1e-5
 
 
-@pytest.mark.parametrize("name", [*RUNS, "unet in float64"])
-def test_parameters_after_twenty_sgd_steps_do_not_either(devices, name):
-    assert devices[name]["sgd"]["parameters"] < 1e-5
-    assert devices[name]["sgd"]["moved"] > 1e-3  # the comparison is of parameters that learned
+@pytest.mark.parametrize("name", COMPARED)
+def test_parameters_after_twenty_sgd_steps_do_not_either(name):
+    assert devices(name)["sgd"]["parameters"] < 1e-5
+    assert devices(name)["sgd"]["moved"] > 1e-3  # the comparison is of parameters that learned
 
 
-def test_operators_divide_a_batch_or_leave_it_whole(devices):
-    assert max(devices["operators"].values()) < 1e-5
+def test_operators_divide_a_batch_or_leave_it_whole():
+    assert max(devices("operators").values()) < 1e-5
 
 
-def test_divided_parameters_learn_as_whole_ones(devices):
-    found = devices["divided"]
+@pytest.mark.slow
+def test_divided_parameters_learn_as_whole_ones():
+    found = devices("divided")
     assert max(found["lockstep"]["loss"]) < 1e-6
     assert sorted(found["lockstep"]["gradient"])[LOCKSTEPS // 2] < 1e-5
     assert found["free"]["loss"] < 1e-5
 
 
-def test_large_parameters_and_their_averages_are_divided_and_gathered_again(devices):
-    found = devices["divided"]
+@pytest.mark.slow
+def test_large_parameters_and_their_averages_are_divided_and_gathered_again():
+    found = devices("divided")
     large = {name for name, size in found["sizes"].items() if size >= 2**14}
     assert len(large) > 2
     assert {name for name, share in found["shares"].items() if share == 4} == large
@@ -460,4 +476,4 @@ def test_devices_that_cannot_be_grouped_are_refused():
 
 
 if __name__ == "__main__":
-    compare_devices()
+    compare_devices(sys.argv[1])

@@ -170,7 +170,13 @@ def test_evaluate_refuses_changed_labels(brief, tmp_path):
         train(config, tmp_path / "run")
 
 
-@pytest.mark.parametrize("extra", [{}, {"optim.ema_decay": 0.5, "train.save_every_steps": 3}])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {},
+        pytest.param({"optim.ema_decay": 0.5, "train.save_every_steps": 3}, marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_in_two_parts_ends_as_in_one(tiny_root, tmp_path, capsys, extra):
     train(tiny(tiny_root, **{"train.steps": 8, **extra}), tmp_path / "whole")
     whole = capsys.readouterr().out
