@@ -75,7 +75,7 @@ def test_the_coordinate_term_pulls_the_decoded_point_to_the_truth(name):
             *objective.compute(plain, one, m, batch)
         )
 
-    gradient = jax.grad(term)(maps)
+    gradient = jax.jit(jax.grad(term))(maps)  # at once, not one operation at a time
     assert np.isfinite(gradient).all()
     assert float(term(maps - 1e-2 * gradient / jnp.abs(gradient).max())) < float(term(maps))
 
