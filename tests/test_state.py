@@ -429,20 +429,15 @@ def test_a_step_is_the_same_on_eight_devices_and_on_one(name):
     assert sorted(found["gradient"])[LOCKSTEPS // 2] < 1e-5
 
 
-# A process for each, of which the quicker two are for every time.
-COMPARED = [
-    *(pytest.param(name, marks=pytest.mark.slow) for name in ("unet", FLOAT64)),
-    "regression",
-]
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["adam", "sgd"])
-@pytest.mark.parametrize("name", COMPARED)
+@pytest.mark.parametrize("name", [*RUNS, FLOAT64])
 def test_losses_of_twenty_steps_do_not_depend_on_the_number_of_devices(name, rule):
     assert devices(name)[rule]["loss"] < 1e-5
 
 
-@pytest.mark.parametrize("name", COMPARED)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*RUNS, FLOAT64])
 def test_parameters_after_twenty_sgd_steps_do_not_either(name):
     assert devices(name)["sgd"]["parameters"] < 1e-5
     assert devices(name)["sgd"]["moved"] > 1e-3  # the comparison is of parameters that learned

@@ -403,8 +403,9 @@ def test_a_best_metric_that_is_not_measured_is_refused_before_training(tiny_root
         train(tiny(tiny_root, **{"train.best_metric": metric}), tmp_path / "run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_every_model_trains_and_is_scored(tiny_root, tmp_path, name, dtype):
     settings = {"model.name": name, "model.dtype": dtype, "train.steps": 3}
     scores = train(tiny(tiny_root, **settings, **MODEL_SETTINGS[name]), tmp_path / "run")
