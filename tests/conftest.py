@@ -9,6 +9,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 import json
 import pathlib
 import tempfile
+import time
 
 import numpy as np
 import pytest
@@ -55,6 +56,13 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(items):
     place = {name: i for i, name in enumerate(LONG)}
     items.sort(key=lambda item: place.get(item.path.name, len(LONG)))
+
+
+def pytest_runtest_setup(item):
+    """Begins no slow test after the time that the machine was given for them, if it was."""
+    until = float(os.environ.get("HEATMAP_SLOW_TESTS_UNTIL", "inf"))  # seconds since the epoch
+    if item.get_closest_marker("slow") and time.time() > until:
+        pytest.skip(f"no time is left on this machine for {item.nodeid}")
 
 
 @pytest.fixture(scope="session")
