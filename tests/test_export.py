@@ -257,11 +257,9 @@ def test_lengths_need_no_calibration(trained, tmp_path, capsys):
     assert json.loads((out / "metadata.json").read_text())["measurements"] == [["span", 0, 1]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(MODEL_SETTINGS) - {"unet"}))
-@pytest.mark.parametrize(
-    "kind",
-    ["onnx", *(pytest.param(k, marks=pytest.mark.slow) for k in ("stablehlo", "savedmodel"))],
-)
+@pytest.mark.parametrize("kind", ["onnx", "stablehlo", "savedmodel"])
 def test_every_model(name, kind, tmp_path):
     run = random_run(name)
     write(run, kind, tmp_path / "out")

@@ -33,6 +33,7 @@ def test_twice_the_pictures_are_twice_the_work(name):
     assert 1.9 < work(name, 32) / work(name, 16) < 2.01  # the optimiser's part does not grow
 
 
+@pytest.mark.slow
 def test_what_is_computed_again_is_no_work():
     learning = {"model.freeze_backbone": False}
     assert work("vit", 8, **learning) == work("vit", 8, **learning, **{"model.remat": True})

@@ -165,9 +165,8 @@ def test_every_published_architecture_has_its_count_here():
     assert set(ARCHITECTURES) - set(PUBLISHED) == {"tiny16"}
 
 
-@pytest.mark.parametrize(
-    "kind", [k if k == "gated" else pytest.param(k, marks=pytest.mark.slow) for k in KINDS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
 def test_remat_gives_the_same_gradients_and_keeps_less(kind):
     """What is kept for the gradients of a block is what went into it."""
     image = jax.random.normal(jax.random.key(1), (2, 64, 64, 3))
