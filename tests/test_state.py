@@ -208,9 +208,10 @@ def test_step_counts_and_sums_the_losses(averaged):
 #
 # Sums in another order differ in the last bits. Left alone, two trainings drift apart from there:
 # a pixel at the corner of a ReLU or of a max-pool falls on the other side, and Adam turns the
-# rounding noise of biases before a batch norm into whole steps. So float32 is compared running
-# freely at a small rate; and float64, whose noise is too small for all that, running freely at the
-# usual rates, and gradient by gradient from the same state at each step.
+# rounding noise of biases before a batch norm into whole steps. So float32 is compared from the
+# same state at each step, at the usual rate, and running freely at a small one; and float64, whose
+# noise is too small for all that, running freely at the usual rates, and gradient by gradient: how
+# much float32's sums over the first layer's pixels differ depends on the CPU's vectors.
 
 STEPS, LOCKSTEPS = 20, 4
 ADAM, SGD = (1e-3, 0.0), (0.0, 0.1)  # rates of Adam and of SGD
@@ -267,43 +268,37 @@ class Device:
             return state, told.loss
 
 
+FLOAT64 = {f"{name} in float64": name for name in RUNS}
+
+
 def compare_devices(part):
     """Trains one of RUNS, say, on eight devices and on one, and prints the differences as JSON."""
     eight, one = state_lib.create_mesh(), one_device()
     assert eight.size == 8
-    compare = {"operators": compare_operators, "divided": compare_divided, FLOAT64: compare_float64}
+    compare = {"operators": compare_operators, "divided": compare_divided}
     if part in compare:
-        print(json.dumps(compare[part](eight, one)))
-        return
-    built = run.build(small_config(**RUNS[part], **SMALLER), POINTS)
+        found = compare[part](eight, one)
+    elif part in FLOAT64:
+        with jax.enable_x64(True):
+            config = in_float64(small_config(**RUNS[FLOAT64[part]], **SMALLER))
+            found = compare_run(config, np.float64, (ADAM, SGD), eight, one)
+    else:
+        config = small_config(**RUNS[part], **SMALLER)
+        found = compare_run(config, np.float32, (SMALL_ADAM, SMALL_SGD), eight, one)
+    print(json.dumps(found))
+
+
+def compare_run(config, dtype, free, eight, one):
+    """Steps from the same states at the usual rate, and whole trainings at the `free` rates."""
+    built = run.build(config, POINTS)
     pair = Device(built, eight), Device(built, one)
-    report = {
-        "lockstep": in_float64_lockstep(RUNS[part], eight, one),
-        "adam": running_freely(first_state(built, SMALL_ADAM), *pair),
-        "sgd": running_freely(first_state(built, SMALL_SGD), *pair),
+    return {
+        "lockstep": in_lockstep(first_state(built, ADAM, dtype), *pair),
+        **{
+            rule: running_freely(first_state(built, rates, dtype), *pair)
+            for rule, rates in zip(("adam", "sgd"), free, strict=True)
+        },
     }
-    print(json.dumps(report))
-
-
-FLOAT64 = "unet in float64"
-
-
-def in_float64_lockstep(settings, eight, one):
-    with jax.enable_x64(True):
-        built = run.build(in_float64(small_config(**settings, **SMALLER)), POINTS)
-        pair = Device(built, eight), Device(built, one)
-        return in_lockstep(first_state(built, ADAM, np.float64), *pair)
-
-
-def compare_float64(eight, one):
-    """Trains at usual rates, where float32 would part ways at the corner of a ReLU."""
-    with jax.enable_x64(True):
-        built = run.build(in_float64(small_config(**RUNS["unet"], **SMALLER)), POINTS)
-        pair = Device(built, eight), Device(built, one)
-        return {
-            rule: running_freely(first_state(built, rates, np.float64), *pair)
-            for rule, rates in (("adam", ADAM), ("sgd", SGD))
-        }
 
 
 # A transformer whose backbone learns, with its parameters divided between four devices.
@@ -427,20 +422,28 @@ def devices(part):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_a_step_is_the_same_on_eight_devices_and_on_one(name):
-    """Loss, every gradient and the batch statistics, with pairs, missing labels and dropout."""
+    """Loss and batch statistics, with pairs, missing labels and dropout."""
+    found = devices(name)["lockstep"]
+    assert max(found["loss"]) < 1e-6
+    assert max(found["stats"]) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FLOAT64)
+def test_every_gradient_is_the_same_on_eight_devices_and_on_one(name):
     for differences in devices(name)["lockstep"].values():
         assert max(differences) < 1e-12
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rule", ["adam", "sgd"])
-@pytest.mark.parametrize("name", [*RUNS, FLOAT64])
+@pytest.mark.parametrize("name", [*RUNS, *FLOAT64])
 def test_losses_of_twenty_steps_do_not_depend_on_the_number_of_devices(name, rule):
     assert devices(name)[rule]["loss"] < 1e-5
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*RUNS, FLOAT64])
+@pytest.mark.parametrize("name", [*RUNS, *FLOAT64])
 def test_parameters_after_twenty_sgd_steps_do_not_either(name):
     assert devices(name)["sgd"]["parameters"] < 1e-5
     assert devices(name)["sgd"]["moved"] > 1e-3  # the comparison is of parameters that learned
