@@ -11,6 +11,7 @@ settings of malloc or the number of JAX devices.
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import random
 import subprocess
@@ -53,11 +54,13 @@ class Result:
       name: of the contestant.
       facts: what it said before its first turn.
       seconds: of a unit of its work, such as a step, by turn.
+      memory: the most that its process has held, bytes.
     """
 
     name: str
     facts: dict[str, Any]
     seconds: list[float]
+    memory: float = math.nan
 
     @property
     def median(self) -> float:
@@ -69,6 +72,16 @@ def between(values: Iterable[float]) -> str:
     """Words the quartiles of what turns have come to, '12.1 – 13.4'."""
     low, high = np.percentile(list(values), (25, 75))
     return f"{low:,.3g} – {high:,.3g}"
+
+
+def told(of: str, results: Iterable[Result]) -> list[dict[str, Any]]:
+    """Lays out what contestants said of themselves, such as their devices.
+
+    Args:
+      of: what they compete in: a model, a config.
+      results: theirs.
+    """
+    return [{"of": of, "contestant": result.name, **result.facts} for result in results]
 
 
 def hold(contestants: Sequence[Contestant], rounds: int) -> list[Result]:
@@ -94,15 +107,14 @@ def hold(contestants: Sequence[Contestant], rounds: int) -> list[Result]:
                 workers.remove(worker)
         if not workers:
             raise UserError("No contestant could start; what each said stands above.")
-        seconds: dict[str, list[float]] = {worker.name: [] for worker in workers}
         for turn in range(rounds):
             for worker in order.sample(workers, len(workers)):
-                seconds[worker.name].append(worker.turn())
+                worker.take_turn()
             print(f"round {turn + 1} of {rounds}", file=sys.stderr, flush=True)
     finally:
         for worker in workers:
             worker.close()
-    return [Result(worker.name, worker.facts, seconds[worker.name]) for worker in workers]
+    return [Result(worker.name, worker.facts, worker.seconds, worker.memory) for worker in workers]
 
 
 def serve(facts: Mapping[str, Any], turn: Callable[[], float]) -> None:
@@ -115,7 +127,7 @@ def serve(facts: Mapping[str, Any], turn: Callable[[], float]) -> None:
     with os.fdopen(int(os.environ[_CHANNEL]), "w") as channel:
         print(json.dumps(dict(facts)), file=channel, flush=True)
         for _ in sys.stdin:
-            print(json.dumps(turn()), file=channel, flush=True)
+            print(json.dumps([turn(), hardware.most_memory()]), file=channel, flush=True)
 
 
 _CHANNEL = "HEATMAP_CONTEST_CHANNEL"  # a pipe apart from stdout, on which libraries may talk
@@ -127,6 +139,8 @@ class _Worker:
     def __init__(self, contestant: Contestant):
         self.name = contestant.name
         self.facts: dict[str, Any] = {}
+        self.seconds: list[float] = []
+        self.memory = math.nan
         reading, writing = os.pipe()
         print(f"starting {self.name}", file=sys.stderr, flush=True)
         self._process = subprocess.Popen(
@@ -150,8 +164,8 @@ class _Worker:
         self.facts = json.loads(line)
         return True
 
-    def turn(self) -> float:
-        """Lets the contestant work, and returns the seconds of a unit."""
+    def take_turn(self) -> None:
+        """Lets the contestant work, and notes the seconds of a unit."""
         assert self._process.stdin is not None  # a pipe, as asked for
         with contextlib.suppress(BrokenPipeError):  # it ended while others had their turn
             self._process.stdin.write("go\n")
@@ -161,7 +175,8 @@ class _Worker:
             raise UserError(
                 f"{self.name} ended before its turn was over; what it said stands above."
             )
-        return json.loads(line)
+        seconds, self.memory = json.loads(line)
+        self.seconds.append(seconds)
 
     def close(self) -> None:
         """Hangs up, and waits for the process to end."""

@@ -6,15 +6,15 @@ Points at sub-pixel offsets are encoded as maps and decoded again, 256×256 pixe
 back. 'peak' maps are what squared error trains, 'logits' what cross-entropy trains.
 """
 
-import argparse
 import dataclasses
 
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import output
 from configs import common
+from heatmap import command_line, decoding, targets
 from heatmap import config as config_lib
-from heatmap import decoding, targets
 from heatmap.config import Config
 from heatmap.errors import guard
 from heatmap.losses import LOSSES
@@ -105,12 +105,10 @@ def border_table(sigma: float) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Prints both tables as Markdown."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.decoders",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_line.parser("python -m benchmarks.decoders", __doc__)
+    parser.add_argument(
+        "--steps", type=output.count, default=16, help="sub-pixel offsets along each axis"
     )
-    parser.add_argument("--steps", type=int, default=16, help="sub-pixel offsets along each axis")
     options = parser.parse_args(arguments)
     print("Largest error (RMSE) in input pixels, inside the picture:\n")
     print("\n".join(interior_table(offsets(96.0, options.steps))))

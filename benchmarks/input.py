@@ -333,9 +333,11 @@ def draw(found: Sequence[Mapping[str, Any]], axes: Any) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Parses the command line, holds the contest and publishes it."""
     parser = output.parser("input", __doc__)
-    parser.add_argument("--size", nargs=2, type=int, default=(480, 640), help="of photographs")
-    parser.add_argument("--count", type=int, default=128, help="of photographs")
-    parser.add_argument("--rounds", type=int, default=7, help="turns of each contestant")
+    parser.add_argument(
+        "--size", nargs=2, type=output.count, default=(480, 640), help="of photographs"
+    )
+    parser.add_argument("--count", type=output.count, default=128, help="of photographs")
+    parser.add_argument("--rounds", type=output.count, default=7, help="turns of each contestant")
     parser.add_argument("--seconds", type=float, default=2.0, help="of a turn")
     parser.add_argument("--step", action="store_true", help="what the input adds to a step")
     parser.add_argument("--serve", choices=[*LIBRARIES, "steps"], help="as a contestant")
@@ -353,12 +355,20 @@ def main(arguments: list[str] | None = None) -> None:
         in_memory = config.data.name in DRAWN
         sides = contestants(flags, root, options.seconds, options.step, in_memory)
         results = contest.hold(sides, options.rounds)
+    told = contest.told(options.config, results)
     if options.step:
         added = step_rows(options.config, results)
-        output.publish(options.out, "input_step", added, lambda axes: draw_steps(added, axes))
+        output.publish(
+            options.out,
+            "input_step",
+            added,
+            lambda axes: draw_steps(added, axes),
+            benchmark="input",
+            contestants=told,
+        )
         return
     found = rows(options.config, results)
-    output.publish(options.out, "input", found, lambda axes: draw(found, axes))
+    output.publish(options.out, "input", found, lambda axes: draw(found, axes), contestants=told)
 
 
 if __name__ == "__main__":

@@ -294,7 +294,7 @@ def draw(rows: Sequence[Mapping[str, Any]], axes: Any) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Parses the command line, measures and publishes."""
     parser = output.parser("operators", __doc__)
-    parser.add_argument("--rounds", type=int, default=11, help="turns of each form")
+    parser.add_argument("--rounds", type=output.count, default=11, help="turns of each form")
     options = parser.parse_args(arguments)
     from heatmap import state
 

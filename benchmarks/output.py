@@ -12,6 +12,8 @@ from heatmap import command_line, workdir
 from heatmap.report import reproduction
 
 Row = Mapping[str, Any]
+# Of libraries that contestants are made of, where they are installed.
+_OF_CONTESTANTS = ("torch", "transformers", "grain", "tensorflow")
 
 
 def parser(name: str, about: str | None) -> argparse.ArgumentParser:
@@ -26,12 +28,25 @@ def parser(name: str, about: str | None) -> argparse.ArgumentParser:
     return flags
 
 
+def count(text: str) -> int:
+    """Reads a flag that says how many: rounds, steps, pictures.
+
+    Raises:
+      argparse.ArgumentTypeError: if that is not a whole number from 1.
+    """
+    number = int(text) if text.isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return number
+
+
 def publish(
     out: pathlib.Path,
     name: str,
     rows: Sequence[Row],
     draw: Callable[[Any], None],
     benchmark: str = "",
+    contestants: Sequence[Row] = (),
 ) -> None:
     """Prints the rows as a table and writes NAME.json and NAME.png.
 
@@ -42,17 +57,23 @@ def publish(
         JSON alone.
       draw: draws the rows into Matplotlib's axes.
       benchmark: that measured them, if it has another name.
+      contestants: what each said of itself, for the JSON.
     """
     print("\n".join(table(rows)), flush=True)
     words = [f"python -m benchmarks.{benchmark or name}", *map(shlex.quote, sys.argv[1:])]
     numbers = {
         "command": " ".join(words),
-        "environment": dict(reproduction.environment()),
+        "environment": {**dict(reproduction.environment()), **_versions()},
+        "contestants": [dict(contestant) for contestant in contestants],
         "rows": [dict(row) for row in rows],
     }
     workdir.write_json(out / f"{name}.json", numbers)
     _save_figure(out / f"{name}.png", draw)
     print(f"wrote {out / f'{name}.json'} and {out / f'{name}.png'}", file=sys.stderr)
+
+
+def _versions() -> dict[str, str]:
+    return {name: reproduction.version(name) for name in _OF_CONTESTANTS}
 
 
 def table(rows: Sequence[Row]) -> list[str]:

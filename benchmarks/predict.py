@@ -56,17 +56,25 @@ def main(arguments: list[str] | None = None) -> None:
     """Parses the command line, holds the contests and publishes them."""
     parser = output.parser("predict", __doc__)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--rounds", type=int, default=7, help="turns of each contestant")
+    parser.add_argument("--rounds", type=output.count, default=7, help="turns of each contestant")
     parser.add_argument("--seconds", type=float, default=1.0, help="of a turn")
-    parser.add_argument("--batches", type=int, nargs="+", help="default: 1, and that of training")
+    parser.add_argument(
+        "--batches", type=output.count, nargs="+", help="default: 1, and that of training"
+    )
     options = parser.parse_args(arguments)
-    found = []
+    found, told = [], []
     for name in options.models:
         for batch in options.batches or (1, MODELS[name].batch):
             sides = contestants(MODELS[name], batch, options.seconds)
-            found += rows(name, batch, contest.hold(sides, options.rounds))
+            results = contest.hold(sides, options.rounds)
+            found += rows(name, batch, results)
+            told += contest.told(f"{name}, {batch} at a time", results)
     output.publish(
-        options.out, "predict", found, lambda axes: train_step.draw(found, axes, "prediction")
+        options.out,
+        "predict",
+        found,
+        lambda axes: train_step.draw(found, axes, "prediction"),
+        contestants=told,
     )
 
 

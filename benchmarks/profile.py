@@ -12,17 +12,14 @@ as copies into another layout, has none. A fusion counts where its last operatio
 import collections
 import gzip
 import json
-import os
 import pathlib
 import re
-import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks import output
-from benchmarks.contest import KEPT_MEMORY
-from heatmap import command_line
+from heatmap import command_line, hardware
 from heatmap.errors import UserError, guard
 
 COMPILER = "the compiler's own"
@@ -30,7 +27,8 @@ EXCHANGE = "waiting for the other devices"
 OTHERS = "what takes less than half a per cent"
 # `%name = f32[2,3]{1,0} fusion(%a, %b), …, metadata={op_name="jit(train_step)/jvp()/add" …}`
 _INSTRUCTION = re.compile(r"^ *(?:ROOT )?%(?P<name>[\w.-]+) = .*?\b(?P<code>[a-z][a-z0-9-]*)\(")
-_ORIGIN = re.compile(r'op_name="[^"]*?([\w.-]+)(?:\[[^"]*)?"')
+# JAX's name for it, without the number that the compiler may have given to a copy.
+_ORIGIN = re.compile(r'op_name="[^"]*?([\w-]+)(?:\.\d+)?(?:\[[^"]*)?"')
 _CONTAINERS = ("while", "call", "conditional")  # their time is that of what they hold
 
 
@@ -124,16 +122,13 @@ def draw(rows: Sequence[Mapping[str, Any]], axes: Any) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Parses the command line, takes the steps and publishes."""
     parser = output.parser("profile", __doc__)
-    parser.add_argument("--warm", type=int, default=20, help="steps before")
-    parser.add_argument("--steps", type=int, default=5, help="steps under the profiler")
-    words = sys.argv[1:] if arguments is None else arguments
-    options, config = command_line.read(parser, words, default="configs/sigma2.py")
-    if arguments is None and any(os.environ.get(k) != v for k, v in KEPT_MEMORY.items()):
-        command = [sys.executable, "-m", "benchmarks.profile", *words]
-        os.execve(sys.executable, command, {**os.environ, **KEPT_MEMORY})
+    parser.add_argument("--warm", type=output.count, default=20, help="steps before")
+    parser.add_argument("--steps", type=output.count, default=5, help="steps under the profiler")
+    options, config = command_line.read(parser, arguments, default="configs/sigma2.py")
     rows = measure(config, options.warm, options.steps)
     output.publish(options.out, "profile", rows, lambda axes: draw(rows, axes))
 
 
 if __name__ == "__main__":
+    hardware.restart_with_kept_memory()
     guard(main)

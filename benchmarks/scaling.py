@@ -4,8 +4,8 @@
 
 Takes the same training step, of one batch, on 1, 2, 4 and 8 devices of this CPU and on two
 processes of one device each, in turns. All share the same cores, so none can be faster for the
-work alone: what they take longer is the price of dividing. The bytes that a step sends are those
-of the exchanges in the compiled program.
+work alone: what they take longer is the price of dividing. How often a step exchanges, and how many
+bytes, is read from the compiled program.
 
 The figure is a model, not a measurement: of a step on 8 to 4,096 accelerators, from the step's
 operations and bytes and the assumptions in ACCELERATORS, which it prints.
@@ -32,6 +32,19 @@ _KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
 _EXCHANGE = re.compile(rf"= (.*?) ({_KINDS})(-start)?\(")
 _ARRAY = re.compile(r"(f64|f32|bf16|f16|s32|u32|pred)\[([\d,]*)\]")
 _BYTES = {"f64": 8, "f32": 4, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "pred": 1}
+
+
+@dataclasses.dataclass(frozen=True)
+class Exchanges:
+    """What a step sends from device to device.
+
+    Attributes:
+      count: how often all wait for all.
+      sent: bytes of what these return.
+    """
+
+    count: int
+    sent: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,44 +75,46 @@ ACCELERATORS = {
 }
 
 
-def bytes_sent(program: str) -> int:
-    """Adds up what the exchanges of a compiled program return, in bytes.
+def exchanges_of(program: str) -> Exchanges:
+    """Counts the exchanges of a compiled program, and adds up what they return.
 
     Without `model.shards` these are all-reduces: of gradients, and of the batch's statistics.
 
     Args:
       program: the text of the optimised HLO.
     """
-    arrays = []
-    for types, kind, begun in _EXCHANGE.findall(program):
+    arrays, found = [], _EXCHANGE.findall(program)
+    for types, kind, begun in found:
         told = _ARRAY.findall(types)
         # What begins one and goes on tells its operand before its result; an all-reduce does not.
         arrays += told[1:2] if begun and kind != "all-reduce" else told
-    return sum(
+    sent = sum(
         _BYTES[kind] * int(np.prod([int(n) for n in shape.split(",") if n]))
         for kind, shape in arrays
     )
+    return Exchanges(len(found), sent)
 
 
-def step_seconds(kind: Accelerator, count: int, work: float, sent: float) -> float:
-    """Models a step: the work of a device's pictures, then an all-reduce of the gradients.
+def step_seconds(kind: Accelerator, count: int, work: float, exchanges: Exchanges) -> float:
+    """Models a step: the work of a device's pictures, and all-reduces of statistics and gradients.
 
-    That has the bandwidth of a ring and the latency of a tree, as NCCL's double binary trees have
-    (Sanders et al., Parallel Computing 2009). Nothing of the exchange is hidden behind the work,
-    which it partly is in truth.
+    These have the bandwidth of a ring and the latency of a tree, as NCCL's double binary trees have
+    (Sanders et al., Parallel Computing 2009). None is hidden behind the work, or joined with
+    another, as compilers for accelerators do it with gradients.
 
     Args:
       kind: the accelerator.
       count: of them, n.
       work: operations of one picture.
-      sent: bytes that all devices add up.
+      exchanges: of the step.
 
     Returns:
-      Seconds: batch·work/(reached·peak) + 2(n-1)/n·sent/link + 2·log2(n)·latency.
+      Seconds: batch·work/(reached·peak) + 2(n-1)/n·sent/link + exchanges·2·log2(n)·latency.
     """
     compute = kind.batch * work / (kind.reached * kind.peak)
-    exchange = 2 * (count - 1) / count * sent / kind.link + 2 * np.log2(count) * kind.latency
-    return float(compute + exchange)
+    moving = 2 * (count - 1) / count * exchanges.sent / kind.link
+    waiting = exchanges.count * 2 * np.log2(count) * kind.latency
+    return float(compute + moving + waiting)
 
 
 def contestants(flags: Sequence[str], seconds: float) -> list[Contestant]:
@@ -147,7 +162,7 @@ def serve(arguments: Sequence[str], config: Any, options: Any) -> None:
         return
     together(1)
     count = max(1, round(options.seconds / together(2)))
-    facts = {**stepper.facts(), "sent": bytes_sent(stepper.program())}
+    facts = {**stepper.facts(), **dataclasses.asdict(exchanges_of(stepper.program()))}
     contest.serve(facts, lambda: together(count))
     if partner:
         partner.communicate()
@@ -162,23 +177,25 @@ def rows(results: Sequence[Result]) -> list[dict[str, Any]]:
             "ms": 1e3 * result.median,
             "overhead, ms": 1e3 * (result.median - first.median),
             "times 1 device": result.median / first.median,
+            "exchanges": result.facts["count"],
             "MB exchanged": result.facts["sent"] / 1e6,
         }
         for result in results
     ]
 
 
-def draw(work: float, sent: float, axes: Any) -> None:
+def draw(work: float, exchanges: Exchanges, axes: Any) -> None:
     """Draws how long the model says that a step takes on many accelerators."""
     for (name, kind), marker in zip(ACCELERATORS.items(), "osD", strict=True):
         counts = 2 ** np.arange(3, int(np.log2(kind.most)) + 1)
-        steps = [step_seconds(kind, int(n), work, sent) for n in counts]
-        share = step_seconds(kind, 1, work, 0) / steps[-1]
+        steps = [step_seconds(kind, int(n), work, exchanges) for n in counts]
+        share = step_seconds(kind, 1, work, Exchanges(0, 0)) / steps[-1]
         label = f"{name}, {kind.batch} pictures each; {counts[-1]:,}: {share:.0%} efficient"
         axes.plot(counts, [1e3 * step for step in steps], marker=marker, label=label)
     axes.set_xscale("log", base=2)
     axes.set_ylim(bottom=0)
-    axes.set_title(f"{work / 1e9:.2g} GFLOP a picture, {sent / 1e6:.3g} MB exchanged", fontsize=9)
+    sent = f"{exchanges.sent / 1e6:.3g} MB in {exchanges.count} exchanges"
+    axes.set_title(f"{work / 1e9:.2g} GFLOP a picture, {sent}", fontsize=9)
     axes.set_xlabel("accelerators")
     axes.set_ylabel("ms of a step, modelled")
     axes.grid(alpha=0.3)
@@ -203,7 +220,7 @@ def assumptions() -> list[Mapping[str, Any]]:
 def main(arguments: list[str] | None = None) -> None:
     """Parses the command line, holds the contest and publishes it."""
     parser = output.parser("scaling", __doc__)
-    parser.add_argument("--rounds", type=int, default=7, help="turns of each contestant")
+    parser.add_argument("--rounds", type=output.count, default=7, help="turns of each contestant")
     parser.add_argument("--seconds", type=float, default=2.0, help="of a turn")
     parser.add_argument("--serve", action="store_true", help="as a contestant")
     parser.add_argument("--coordinator", default="", help="with --serve, of two processes")
@@ -217,8 +234,15 @@ def main(arguments: list[str] | None = None) -> None:
     results = contest.hold(contestants(flags, options.seconds), options.rounds)
     print("\n".join(output.table(assumptions())), end="\n\n")
     work = results[0].facts["work"] / config.train.batch_size
-    sent = max(result.facts["sent"] for result in results)
-    output.publish(options.out, "scaling", rows(results), lambda axes: draw(work, sent, axes))
+    facts = max((result.facts for result in results), key=lambda facts: facts["sent"])
+    exchanges = Exchanges(facts["count"], facts["sent"])
+    output.publish(
+        options.out,
+        "scaling",
+        rows(results),
+        lambda axes: draw(work, exchanges, axes),
+        contestants=contest.told(options.config, results),
+    )
 
 
 if __name__ == "__main__":

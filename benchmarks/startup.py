@@ -47,7 +47,8 @@ def start(flags: Sequence[str], caches: pathlib.Path, folder: pathlib.Path) -> d
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
     if done.returncode:
-        raise UserError(f"main.py failed: {done.stderr.strip().splitlines()[-1]}")
+        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise UserError(f"main.py failed: {said[-1]}")
     return phases(done.stdout)
 
 
@@ -95,7 +96,7 @@ def draw(rows: Sequence[Mapping[str, Any]], axes: Any) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Parses the command line, starts and publishes."""
     parser = output.parser("startup", __doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="first and second starts")
+    parser.add_argument("--rounds", type=output.count, default=3, help="first and second starts")
     words = sys.argv[1:] if arguments is None else arguments
     options, _ = command_line.read(parser, words, default="configs/sigma2.py")
     flags = [f"--config={options.config}", *command_line.fields_in(words)]

@@ -5,9 +5,9 @@
 
 Each contestant is a process of its own; all take short turns within one run, round after round, on
 a batch that lies in memory. Prints for each its median over the turns, how many times as fast as
-PyTorch with channels last it is, or another --reference, and which share of this machine's matrix
-products it reaches, or of an accelerator's peak. PyTorch comes with the extra `bench`; without it,
-our own are compared.
+PyTorch with channels last it is, or another --reference, which share of this machine's matrix
+products it reaches, or of an accelerator's peak, and the most memory that its process has held.
+PyTorch comes with the extra `bench`; without it, our own are compared.
 """
 
 import dataclasses
@@ -120,6 +120,7 @@ def rows(
             f"times {against}": reference.median / result.median if reference else float("nan"),
             "GFLOP/s": work / result.median / 1e9,
             "of the matmul peak": work / result.median / peak,
+            "most memory, MB": result.memory / 1e6,
             "seconds": result.seconds,
         }
         for result in results
@@ -140,13 +141,15 @@ def main(arguments: list[str] | None = None) -> None:
     """Parses the command line, holds the contests and publishes them."""
     parser = output.parser("train_step", __doc__)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--rounds", type=int, default=9, help="turns of each contestant")
+    parser.add_argument("--rounds", type=output.count, default=9, help="turns of each contestant")
     parser.add_argument("--seconds", type=float, default=2.0, help="of a turn")
-    parser.add_argument("--batch", type=int, help="pictures of a step; default: the model's own")
+    parser.add_argument(
+        "--batch", type=output.count, help="pictures of a step; default: the model's own"
+    )
     parser.add_argument("--reference", default=REFERENCE, help="default: %(default)s")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="contestants; default: all")
     options = parser.parse_args(arguments)
-    found = []
+    found, told = [], []
     for name in options.models:
         batch = options.batch or MODELS[name].batch
         sides = contestants(MODELS[name], batch, options.seconds)
@@ -155,8 +158,12 @@ def main(arguments: list[str] | None = None) -> None:
             sides = [fields.choose(known, only, "--only") for only in options.only]
         if options.reference != REFERENCE:  # of the extra, which may not be installed
             fields.choose({side.name: side for side in sides}, options.reference, "--reference")
-        found += rows(name, batch, contest.hold(sides, options.rounds), options.reference)
-    output.publish(options.out, "train_step", found, lambda axes: draw(found, axes))
+        results = contest.hold(sides, options.rounds)
+        found += rows(name, batch, results, options.reference)
+        told += contest.told(name, results)
+    output.publish(
+        options.out, "train_step", found, lambda axes: draw(found, axes), contestants=told
+    )
 
 
 if __name__ == "__main__":

@@ -40,8 +40,9 @@ def keep() -> None:
 
 
 def folder() -> pathlib.Path:
-    """Returns where compiled programs are kept: ~/.cache/heatmap/CPU, or under XDG_CACHE_HOME.
+    """Returns where compiled programs are kept: in ~/.cache/heatmap, or under XDG_CACHE_HOME.
 
+    That is 'compiled-' and twelve hexadecimal digits for the kind of CPU.
     A program compiled for one kind of CPU may use instructions that another lacks, and JAX's own
     keys do not tell them apart; home folders are often shared by unequal machines.
     """

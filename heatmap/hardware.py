@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -37,13 +38,15 @@ _PEAKS = {
 }
 
 # A step on a CPU asks for the same hundreds of megabytes each time. Left alone, glibc gives them
-# back, and the kernel clears them again in pages of 4 KB: a tenth of the time, and far more while
-# other programs leave it no large stretches. So they are kept, in one heap of huge pages; only
-# that of the first thread can be so large. Threads then wait for one another at its lock, and long
-# once a compiler has left it in pieces: many small blocks are kept by each thread itself.
+# back, and the kernel has to find and clear them again, in pages of 4 KB ('What paid' in
+# docs/performance.md). So they are kept, in one heap of huge pages; only that of the first thread
+# can be so large. Aligned blocks leave splinters at their ends. Each that is put aside for later,
+# in a fast bin or by a thread, holds the space of a large block apart from the next, so that the
+# same request no longer fits into it, and the heap grows at each step: there are no fast bins, and
+# threads put aside dozens, not thousands, enough that they seldom wait for the lock.
 MALLOC = (
     "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1:glibc.malloc.mmap_threshold=1073741824:"
-    "glibc.malloc.trim_threshold=8589934592:glibc.malloc.tcache_count=4000"
+    "glibc.malloc.trim_threshold=8589934592:glibc.malloc.mxfast=0:glibc.malloc.tcache_count=64"
 )
 
 
@@ -52,6 +55,12 @@ def cpus() -> int:
     if hasattr(os, "sched_getaffinity"):  # not on macOS
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def most_memory() -> int:
+    """Returns the most memory that this process has held, in bytes."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most
 
 
 def peak(devices: Sequence[Any]) -> float:

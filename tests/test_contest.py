@@ -49,6 +49,7 @@ def test_contestants_take_turns_in_processes_of_their_own(diary, capfd):
     assert slow.seconds == [2, 4, 6, 8, 10]
     assert fast.seconds == [1, 2, 3, 4, 5]
     assert (slow.median, fast.median) == (6, 3)
+    assert 1e6 < slow.memory < 1e10
     assert slow.facts["pid"] != fast.facts["pid"]
     assert (slow.facts["given"], fast.facts["given"]) == ("this", "")
     order = diary.read_text().split()
@@ -101,6 +102,22 @@ def test_a_benchmark_leaves_a_table_numbers_and_a_figure(tmp_path, capsys):
     assert kept["rows"][0] == rows[0]
     assert {"Python", "Devices", "Code"} <= set(kept["environment"])
     assert (tmp_path / "out" / "name.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("benchmark", [predict, startup, train_step])
+@pytest.mark.parametrize("rounds", ["0", "-1", "2.5", "many"])
+def test_no_rounds_are_refused(benchmark, rounds, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        benchmark.main([f"--rounds={rounds}"])
+    assert f"--rounds: '{rounds}' is not a whole number from 1" in capsys.readouterr().err
+
+
+def test_what_contestants_say_of_themselves_is_kept(tmp_path):
+    told = contest.told("unet", [Result("a", {"devices": "2 × cpu"}, [1.0])])
+    output.publish(tmp_path, "name", [{"n": 1}], lambda axes: None, contestants=told)
+    kept = json.loads((tmp_path / "name.json").read_text())
+    assert kept["contestants"] == [{"of": "unet", "contestant": "a", "devices": "2 × cpu"}]
+    assert {"torch", "grain"} <= set(kept["environment"])
 
 
 @pytest.mark.parametrize(

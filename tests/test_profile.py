@@ -16,6 +16,7 @@ PROGRAM = """
 ENTRY %main (a: f32[4,4]) -> f32[4] {
   %dot_fusion.2 = f32[4,4]{1,0} fusion(%a, %a), metadata={op_name="jit(step)/jvp()/dot_general"}
   %copy.3 = f32[4,4]{0,1} copy(%dot_fusion.2)
+  %broadcast.2 = f32[4,4]{0,1} broadcast(%p), metadata={op_name="jit(step)/add/broadcast.123"}
   %while.1 = (s32[], f32[4]) while(%t), body=%body, metadata={op_name="jit(step)/while"}
   ROOT %all-reduce.5 = f32[4]{0} all-reduce(%b), to_apply=%sum, metadata={op_name="jit(step)/psum"}
 }
@@ -27,6 +28,7 @@ def test_instructions_are_known_by_what_asked_for_them():
         "add.7": "add",
         "dot_fusion.2": "dot_general",
         "copy.3": profile.COMPILER,
+        "broadcast.2": "broadcast",
         "all-reduce.5": profile.EXCHANGE,
     }
 

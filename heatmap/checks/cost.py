@@ -2,8 +2,6 @@
 
 import dataclasses
 import math
-import resource
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from heatmap import evaluate, features, optim
+from heatmap import evaluate, features, hardware, optim
 from heatmap import run as run_lib
 from heatmap import state as state_lib
 from heatmap import step as step_lib
@@ -112,7 +110,7 @@ def measure(config: Config, splits: Mapping[str, Any], patience: float) -> Cost:
         evaluation=evaluation,
         features=feature_seconds,
         device_bytes=needed,
-        host_bytes=_peak_memory(),
+        host_bytes=hardware.most_memory(),
     )
 
 
@@ -192,11 +190,6 @@ def evaluations(config: Config, examples: int, steps: int) -> int:
       steps: of the whole run.
     """
     return sum(evaluate.is_due(config, examples, step, steps) for step in range(1, steps + 1))
-
-
-def _peak_memory() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def describe(config: Config, splits: Mapping[str, Any], cost: Cost) -> Finding:

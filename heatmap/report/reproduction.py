@@ -25,7 +25,7 @@ def environment() -> list[tuple[str, str]]:
         ("System", f"{platform.system()} on {platform.machine()}"),
         ("Code", revision()),
         ("Devices", ", ".join(f"{count} × {kind}" for kind, count in devices.items())),
-        *((name, _version(name)) for name in _PACKAGES),
+        *((name, version(name)) for name in _PACKAGES),
     ]
 
 
@@ -41,11 +41,12 @@ def revision() -> str:
             check=True,
         )
     except (OSError, subprocess.SubprocessError):
-        return f"heatmap {_version('heatmap')}"
+        return f"heatmap {version('heatmap')}"
     return told.stdout.strip()
 
 
-def _version(package: str) -> str:
+def version(package: str) -> str:
+    """Returns the version of an installed package, or 'not installed'."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
