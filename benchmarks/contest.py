@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import output
 from heatmap import hardware
 from heatmap.errors import UserError
 
@@ -70,8 +71,8 @@ class Result:
 
 def between(values: Iterable[float]) -> str:
     """Words the quartiles of what turns have come to, '12.1 – 13.4'."""
-    low, high = np.percentile(list(values), (25, 75))
-    return f"{low:,.3g} – {high:,.3g}"
+    low, high = (float(quartile) for quartile in np.percentile(list(values), (25, 75)))
+    return f"{output.cell(low)} – {output.cell(high)}"
 
 
 def told(of: str, results: Iterable[Result]) -> list[dict[str, Any]]:

@@ -80,11 +80,12 @@ def table(rows: Sequence[Row]) -> list[str]:
     """Lays out rows with the same columns as Markdown, numbers to three digits, without lists."""
     columns = [column for column, value in rows[0].items() if not isinstance(value, list)]
     lines = [" | ".join(columns), "|".join("---" for _ in columns)]
-    lines += [" | ".join(_cell(row[column]) for column in columns) for row in rows]
+    lines += [" | ".join(cell(row[column]) for column in columns) for row in rows]
     return [f"| {lines[0]} |", f"|{lines[1]}|", *(f"| {line} |" for line in lines[2:])]
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
+    """Spells a value for a table: floating-point numbers to three digits, others as they are."""
     if not isinstance(value, float):
         return str(value)
     if math.isnan(value):

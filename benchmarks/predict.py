@@ -4,9 +4,9 @@
 
 Each contestant is a process of its own that runs the network forward and decodes, on pictures
 that lie in memory; all take short turns within one run. Ours is what `heatmap.predict` asks for
-whole batches, and `heatmap.serve` for one picture, in a process that keeps its memory as `main.py`
-does. It decodes as its config says, with scores and entropy; the twin of PyTorch, which comes with
-the extra `bench`, takes the highest cell of each map.
+whole batches, and `heatmap.serve` for one picture; beside it, in a process that keeps its memory as
+`main.py` does. It decodes as its config says, with scores and entropy; the twin of PyTorch, which
+comes with the extra `bench`, takes the highest cell of each map.
 """
 
 import importlib.util
@@ -25,7 +25,10 @@ def contestants(model: train_step.Model, batch: int, seconds: float) -> list[Con
     """Lists who takes part for one model and batch."""
     flags = ["--predict", *model.flags]
     flags += [f"--config.train.batch_size={batch}", f"--seconds={seconds}"]
-    sides = [side("jax", OURS, flags, {})]
+    sides = [
+        side("jax", OURS, flags, {"GLIBC_TUNABLES": ""}),  # as heatmap.predict starts
+        side("jax", f"{OURS}, our malloc", flags, {}),
+    ]
     if importlib.util.find_spec("torch"):
         flags = [*flags, "--channels_last"]
         sides += [

@@ -133,7 +133,7 @@ def test_what_each_turn_took_is_kept_and_not_shown(tmp_path, capsys):
     output.publish(tmp_path, "name", rows, lambda axes: None)
     assert capsys.readouterr().out.splitlines()[0] == "| name | s |"
     assert json.loads((tmp_path / "name.json").read_text())["rows"] == rows
-    assert contest.between([1, 2, 3, 4, 5]) == "2 – 4"
+    assert contest.between([1, 2, 3, 4, 5]) == "2.00 – 4.00"
 
 
 def test_turns_of_predictions_and_of_input_are_kept():
@@ -143,7 +143,7 @@ def test_turns_of_predictions_and_of_input_are_kept():
     assert (row["config"], row["seconds"], row["quartiles"]) == (
         "configs/a.py",
         [0.1, 0.3],
-        "5 – 8.33",
+        "5.00 – 8.33",
     )
     (row,) = input_benchmark.step_rows("configs/a.py", [result])
     assert (row["config"], row["times a ready batch"]) == ("configs/a.py", [0.1, 0.3])
