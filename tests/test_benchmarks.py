@@ -14,11 +14,13 @@ METHOD = (pathlib.Path(__file__).parents[1] / "docs" / "method.md").read_text()
 
 @pytest.mark.slow
 def test_targets_of_host_and_device_train_the_same_network(tiny_root):
-    shown = "\n".join(targets.compare(tiny(tiny_root, **{"train.steps": 30})))
+    # At a rate at which steps do not amplify what rounding makes of the two.
+    settings = {"train.steps": 30, "optim.learning_rate": 1e-5}
+    shown = "\n".join(targets.compare(tiny(tiny_root, **settings)))
     assert re.search(r"\| training \| \d+\.\d \| \d+\.\d \| \d\.\d+ \|", shown)
-    assert float(re.search(r"loss: (\S+) of it", shown)[1]) < 1e-3
+    assert float(re.search(r"loss: (\S+) of it", shown)[1]) < 1e-5
     host, device = re.search(r"`error_px/median` \| (\S+) \| (\S+) \|", shown).groups()
-    assert float(host) == pytest.approx(float(device), rel=1e-2)
+    assert float(host) == pytest.approx(float(device), rel=1e-4)
 
 
 def test_too_few_steps_are_refused(tiny_root):
