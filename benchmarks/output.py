@@ -12,7 +12,7 @@ from heatmap import command_line, workdir
 from heatmap.report import reproduction
 
 Row = Mapping[str, Any]
-# Of libraries that contestants are made of, where they are installed.
+# Libraries that contestants are made of.
 _OF_CONTESTANTS = ("torch", "transformers", "grain", "tensorflow")
 
 
@@ -63,17 +63,13 @@ def publish(
     words = [f"python -m benchmarks.{benchmark or name}", *map(shlex.quote, sys.argv[1:])]
     numbers = {
         "command": " ".join(words),
-        "environment": {**dict(reproduction.environment()), **_versions()},
+        "environment": dict(reproduction.environment(*_OF_CONTESTANTS)),
         "contestants": [dict(contestant) for contestant in contestants],
         "rows": [dict(row) for row in rows],
     }
     workdir.write_json(out / f"{name}.json", numbers)
     _save_figure(out / f"{name}.png", draw)
     print(f"wrote {out / f'{name}.json'} and {out / f'{name}.png'}", file=sys.stderr)
-
-
-def _versions() -> dict[str, str]:
-    return {name: reproduction.version(name) for name in _OF_CONTESTANTS}
 
 
 def table(rows: Sequence[Row]) -> list[str]:

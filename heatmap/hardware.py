@@ -38,7 +38,7 @@ _PEAKS = {
 }
 
 # A step on a CPU asks for the same hundreds of megabytes each time. Left alone, glibc gives them
-# back, and the kernel has to find and clear them again, in pages of 4 KB ('What paid' in
+# back, and the kernel has to find and clear them again, in pages of 4 KB ('Memory' in
 # docs/performance.md). So they are kept, in one heap of huge pages; only that of the first thread
 # can be so large. Aligned blocks leave splinters at their ends. Each that is put aside for later,
 # in a fast bin or by a thread, holds the space of a large block apart from the next, so that the

@@ -224,10 +224,11 @@ def assert_close(actual, expected, tolerance=1e-5):
 
 
 def value_and_gradients(function):
-    """Returns what maps (x, kernel, cotangent) to the value and the gradients of both."""
+    """Returns what maps (arguments…, cotangent) to the value and the gradients of all arguments."""
 
-    def run(x, kernel, cotangent):
-        value, backward = jax.vjp(function, x, kernel)
+    def run(*given):
+        *arguments, cotangent = given
+        value, backward = jax.vjp(function, *arguments)
         return value, *backward(cotangent)
 
     return quick_jit(run)
@@ -415,21 +416,12 @@ def test_norm_relu_equals_its_definition_in_value_and_gradients(shape, pool, dty
     outputs = (shape[0], shape[1] // 2, shape[2] // 2, shape[3]) if pool else shape
     (cotangent,) = arrays(outputs, seed=1)
     x, cotangent = x.astype(dtype), cotangent.astype(dtype)
-
-    @quick_jit
-    def mine(*arguments):
-        value, backward = jax.vjp(lambda *a: norm.norm_relu(*a, pool)[0], *arguments)
-        return value, *backward(cotangent)
-
-    @quick_jit
-    def plain(x, *arguments):
-        exact = x.astype(jnp.float32)
-        value, backward = jax.vjp(lambda *a: plain_norm_relu(*a, pool), exact, *arguments)
-        return value, *backward(cotangent.astype(jnp.float32))
-
-    results = mine(x, scale, bias)
+    wide, wide_cotangent = (a.astype(jnp.float32) for a in (x, cotangent))
+    mine = value_and_gradients(lambda *a: norm.norm_relu(*a, pool)[0])
+    plain = value_and_gradients(lambda *a: plain_norm_relu(*a, pool))
+    results = mine(x, scale, bias, cotangent)
     assert [a.dtype for a in results] == [dtype, dtype, jnp.float32, jnp.float32]
-    for found, expected in zip(results, plain(x, scale, bias), strict=True):
+    for found, expected in zip(results, plain(wide, scale, bias, wide_cotangent), strict=True):
         assert_close(found, expected, 1e-4 + tolerance)  # differences of large sums
 
 
@@ -506,23 +498,13 @@ def first_stages(x, kernel, scale, bias):
     shape = (x.shape[0], x.shape[1] // 2, x.shape[2] // 2, kernel.shape[-1])
     (cotangent,) = (a.astype(x.dtype) for a in arrays(shape, seed=1))
 
-    def of(function, x, kernel, cotangent):
-        value, backward, statistics = jax.vjp(function, x, kernel, scale, bias, has_aux=True)
-        return value, *backward(cotangent), *statistics
-
-    def mine(*arguments):
-        value, *statistics = stem.conv_norm_relu_pool(*arguments)
-        return value, statistics
-
-    def plain(x, kernel, *arguments):
-        conv = ops.plain_conv(x, kernel)
-        return by_definition(x, kernel, *arguments), (conv.mean((0, 1, 2)), conv.var((0, 1, 2)))
-
-    wide = (a.astype(jnp.float32) for a in (x, kernel, cotangent))
-    return (
-        quick_jit(functools.partial(of, mine))(x, kernel, cotangent),
-        quick_jit(functools.partial(of, plain))(*wide),
-    )
+    mine = value_and_gradients(lambda *a: stem.conv_norm_relu_pool(*a)[0])
+    _, *statistics = quick_jit(stem.conv_norm_relu_pool)(x, kernel, scale, bias)
+    found = (*mine(x, kernel, scale, bias, cotangent), *statistics)
+    x, kernel, cotangent = (a.astype(jnp.float32) for a in (x, kernel, cotangent))
+    conv = ops.plain_conv(x, kernel)
+    expected = value_and_gradients(by_definition)(x, kernel, scale, bias, cotangent)
+    return found, (*expected, conv.mean((0, 1, 2)), conv.var((0, 1, 2)))
 
 
 @pytest.mark.parametrize(  # in bfloat16 what is convolved is rounded, and the result again

@@ -17,15 +17,19 @@ from heatmap.report.findings import Comparison
 _PACKAGES = ("heatmap", "jax", "jaxlib", "flax", "optax", "numpy", "plotly")
 
 
-def environment() -> list[tuple[str, str]]:
-    """Lists the versions and devices of the machine that makes the report."""
+def environment(*others: str) -> list[tuple[str, str]]:
+    """Lists the versions and devices of the machine that makes the report.
+
+    Args:
+      others: packages to list besides ours.
+    """
     devices = Counter(f"{d.device_kind} ({d.platform})" for d in jax.devices())
     return [
         ("Python", platform.python_version()),
         ("System", f"{platform.system()} on {platform.machine()}"),
         ("Code", revision()),
         ("Devices", ", ".join(f"{count} × {kind}" for kind, count in devices.items())),
-        *((name, version(name)) for name in _PACKAGES),
+        *((name, _version(name)) for name in (*_PACKAGES, *others)),
     ]
 
 
@@ -41,12 +45,11 @@ def revision() -> str:
             check=True,
         )
     except (OSError, subprocess.SubprocessError):
-        return f"heatmap {version('heatmap')}"
+        return f"heatmap {_version('heatmap')}"
     return told.stdout.strip()
 
 
-def version(package: str) -> str:
-    """Returns the version of an installed package, or 'not installed'."""
+def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
