@@ -1,5 +1,6 @@
 """What there is to compute on: peaks of accelerators, cores, and how a CPU's memory is kept."""
 
+import ctypes
 import os
 import re
 import resource
@@ -40,12 +41,14 @@ _PEAKS = {
 # A step on a CPU asks for the same hundreds of megabytes each time. Left alone, glibc gives them
 # back, and the kernel has to find and clear them again, in pages of 4 KB ('Memory' in
 # docs/performance.md). So they are kept, in one heap of huge pages; only that of the first thread
-# can be so large. Aligned blocks leave splinters at their ends. Each that is put aside for later,
-# in a fast bin or by a thread, holds the space of a large block apart from the next, so that the
-# same request no longer fits into it, and the heap grows at each step: there are no fast bins, and
-# threads put aside dozens, not thousands, enough that they seldom wait for the lock.
+# can be so large. The few largest blocks, which hold all that a program works on, are mapped each
+# for itself: cleared anew, but in huge pages, which costs little, where within the heap each small
+# block that is put into their place would make it longer. Aligned blocks leave splinters at their
+# ends. Each that is put aside for later, in a fast bin or by a thread, holds the space of a large
+# block apart from the next: there are no fast bins, and threads put aside dozens, not thousands,
+# enough that they seldom wait for the lock.
 MALLOC = (
-    "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1:glibc.malloc.mmap_threshold=1073741824:"
+    "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1:glibc.malloc.mmap_threshold=67108864:"
     "glibc.malloc.trim_threshold=8589934592:glibc.malloc.mxfast=0:glibc.malloc.tcache_count=64"
 )
 
@@ -96,3 +99,14 @@ def restart_with_kept_memory() -> None:
     if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
         os.environ["GLIBC_TUNABLES"] = MALLOC
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def give_back_memory() -> None:
+    """Gives the system what is free of the memory that is kept, where glibc keeps it.
+
+    Compiling and scoring leave holes that the blocks of a step do not fit into, and that would be
+    held in vain beside them.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

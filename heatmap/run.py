@@ -152,7 +152,10 @@ def _split(config: Config, model: nnx.Module) -> tuple[Network, dict[str, Tree]]
 def _in_place(initialise: Callable[[], Tree], mesh: jax.sharding.Mesh) -> Tree:
     """Makes arrays where they stay, by one program: the same numbers on any number of devices."""
     places = state_lib.divided(mesh, jax.eval_shape(initialise))
-    return jax.jit(initialise, out_shardings=places)()
+    # It runs once, and on a CPU takes far longer to be compiled well than to run.
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    options = {"xla_backend_optimization_level": "1"} if on_cpu else None
+    return jax.jit(initialise, out_shardings=places, compiler_options=options)()
 
 
 def _without_backbone(tree: Tree) -> Tree:

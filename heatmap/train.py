@@ -222,6 +222,7 @@ class Trainer:
             told = self._take(group, progress)
             if began:
                 jax.block_until_ready(told)  # compiled, and no measure of those that follow
+                hardware.give_back_memory()
                 progress.goes_on(step)
                 if self.startup:
                     self.startup.ends("first step")
@@ -252,6 +253,7 @@ class Trainer:
                 if self.meta["best"] is not None:
                     self.best.keep_only(self.meta["best"]["step"])
                 self._write_log()
+                hardware.give_back_memory()
                 progress.goes_on(step)
             if leaving:
                 break

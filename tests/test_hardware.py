@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -9,9 +10,10 @@ import pytest
 
 from launch.jobs import ROOT
 
-# Takes steps of configs/sigma2.py as `main.py` does, and tells the megabytes it holds after each.
+# Takes steps of configs/sigma2.py as `main.py` does, and tells of each the megabytes that are held
+# after it, and how often the kernel had to give memory during it.
 STEPS = """
-import json, pathlib, sys
+import json, pathlib, resource, sys
 from heatmap import command_line, hardware, state
 
 hardware.restart_with_kept_memory()
@@ -19,30 +21,59 @@ _, config = command_line.read(command_line.parser("steps", ""), [], "configs/sig
 state.divide_cpu(config.train.batch_size)
 from benchmarks import step_jax
 
-stepper, held = step_jax.Stepper(config), []
+stepper, held, given = step_jax.Stepper(config), [], []
 for _ in range(14):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     stepper.steps(1)
+    given.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
     held.append(pages * 4096 / 1e6)
-print(json.dumps(held))
+print(json.dumps([held, given]))
+"""
+HUGE_PAGES = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
+# Blocks between which others lie that stay; tells the megabytes that are held before and after.
+HOLES = """
+import json, pathlib
+import numpy as np
+from heatmap import hardware
+
+hardware.restart_with_kept_memory()
+pages = lambda: int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
+blocks = [np.ones(500_000) for _ in range(100)]  # of 4 MB
+del blocks[::2]
+held = pages()
+hardware.give_back_memory()
+print(json.dumps([held, pages()]))
 """
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="the settings are those of glibc")
-def test_memory_is_kept_and_does_not_grow_with_each_step(tmp_path):
-    """A batch's activations are some hundred megabytes: they fit where they were before."""
-    (tmp_path / "steps.py").write_text(STEPS)
+def told(folder: pathlib.Path, program: str, times: int = 1):
+    """Runs a program that starts itself anew, and returns what it prints the last time."""
+    (folder / "program.py").write_text(program)
     environment = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
-    for _ in range(2):  # the first compiles, which leaves the heap in pieces: growth ends later
+    for _ in range(times):
         done = subprocess.run(
-            [sys.executable, str(tmp_path / "steps.py")],
+            [sys.executable, str(folder / "program.py")],
             cwd=ROOT,
             env={**environment, "PYTHONPATH": str(ROOT)},
             capture_output=True,
             text=True,
             check=True,
         )
-    held = json.loads(done.stdout)
-    assert max(held) - held[1] < 500
-    assert min(held[1:]) > 0.9 * held[1]
+    return json.loads(done.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the settings are those of glibc")
+def test_memory_is_kept_and_does_not_grow_with_each_step(tmp_path):
+    """The working memory of a step is 272 MB, of which the next one's may be there already."""
+    held, given = told(tmp_path, STEPS, times=2)  # the first compiles, and leaves pieces behind
+    assert max(held) - min(held[1:]) < 400
+    if HUGE_PAGES.is_file() and "[never]" not in HUGE_PAGES.read_text():
+        assert max(given[4:]) < 5_000  # 67,000 with glibc as it comes
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the settings are those of glibc")
+def test_what_is_free_of_kept_memory_can_be_given_back(tmp_path):
+    before, after = told(tmp_path, HOLES)
+    assert before - after > 150  # of 200 MB
