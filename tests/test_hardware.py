@@ -10,40 +10,43 @@ import pytest
 
 from launch.jobs import ROOT
 
-# Takes steps of configs/sigma2.py as `main.py` does, and tells of each the megabytes that are held
-# after it, and how often the kernel had to give memory during it.
-STEPS = """
-import json, pathlib, resource, sys
-from heatmap import command_line, hardware, state
+HELD = """
+import json, pathlib, resource
+from heatmap import hardware
+
+def held():
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 1e6
 
 hardware.restart_with_kept_memory()
+"""
+# Takes steps of configs/sigma2.py as `main.py` does, and tells of each the megabytes that are held
+# after it, and how often the kernel had to give memory during it.
+STEPS = f"""{HELD}
+from heatmap import command_line, state
+
 _, config = command_line.read(command_line.parser("steps", ""), [], "configs/sigma2.py")
 state.divide_cpu(config.train.batch_size)
 from benchmarks import step_jax
 
-stepper, held, given = step_jax.Stepper(config), [], []
+stepper, after, given = step_jax.Stepper(config), [], []
 for _ in range(14):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     stepper.steps(1)
     given.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
-    held.append(pages * 4096 / 1e6)
-print(json.dumps([held, given]))
+    after.append(held())
+print(json.dumps([after, given]))
 """
 HUGE_PAGES = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
 # Blocks between which others lie that stay; tells the megabytes that are held before and after.
-HOLES = """
-import json, pathlib
+HOLES = f"""{HELD}
 import numpy as np
-from heatmap import hardware
 
-hardware.restart_with_kept_memory()
-pages = lambda: int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
 blocks = [np.ones(500_000) for _ in range(100)]  # of 4 MB
 del blocks[::2]
-held = pages()
+before = held()
 hardware.give_back_memory()
-print(json.dumps([held, pages()]))
+print(json.dumps([before, held()]))
 """
 
 
