@@ -23,6 +23,7 @@ from safetensors.numpy import save_file
 from heatmap import state, workdir
 from heatmap.errors import UserError, guard
 from heatmap.models import pretrained
+from heatmap.models.rngs import Rngs
 from heatmap.models.vit import ARCHITECTURES, ViT
 
 _PREFIX = "backbone."
@@ -121,7 +122,7 @@ def compare(path: pathlib.Path, weights: pathlib.Path) -> list[str]:
 
     written, tree = pretrained.load(weights, state.create_mesh())
     architecture = ARCHITECTURES[written.architecture]
-    graph = nnx.split(nnx.eval_shape(lambda: ViT(architecture, jnp.float32, nnx.Rngs(0))))[0]
+    graph = nnx.split(nnx.eval_shape(lambda: ViT(architecture, jnp.float32, Rngs(0))))[0]
     features, cls = jax.jit(lambda tree, x: nnx.merge(graph, tree)(x))(tree, picture)
     lines = []
     for label, ours, theirs in (

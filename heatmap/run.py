@@ -16,6 +16,7 @@ from heatmap.config import Config
 from heatmap.errors import UserError
 from heatmap.keypoints import KeypointSet
 from heatmap.models import pretrained
+from heatmap.models.rngs import Rngs
 from heatmap.state import BACKBONE, Network, Tree
 
 
@@ -59,7 +60,7 @@ def build(config: Config, points: KeypointSet) -> Run:
     mesh = state_lib.create_mesh(config.model.shards)
 
     def initialise():
-        model = models.create(config, points.count, nnx.Rngs(config.seed))
+        model = models.create(config, points.count, Rngs(config.seed))
         weights = _split(config, model)[1]
         return {part: _without_backbone(tree) for part, tree in weights.items()}
 
@@ -136,7 +137,7 @@ def _describe(config: Config, points: KeypointSet) -> tuple[Network, dict[str, T
         raise UserError(
             "loss.interchangeable=True, and no points are: name them in data.interchangeable_pairs."
         )
-    model = nnx.eval_shape(lambda: models.create(config, points.count, nnx.Rngs(config.seed)))
+    model = nnx.eval_shape(lambda: models.create(config, points.count, Rngs(config.seed)))
     objective.check(config, model.output)
     return _split(config, model)
 
@@ -178,7 +179,7 @@ def _backbone(
     else:
 
         def initialise():
-            model = models.create(config, points.count, nnx.Rngs(config.seed))
+            model = models.create(config, points.count, Rngs(config.seed))
             return nnx.to_pure_dict(nnx.state(getattr(model, BACKBONE), nnx.Param))
 
         whole = _in_place(initialise, mesh)

@@ -18,6 +18,7 @@ from heatmap import config as config_lib
 from heatmap import decoding, geometry, losses, models, objective, targets
 from heatmap.keypoints import LABELLED, UNKNOWN
 from heatmap.models.heads import DeconvHead
+from heatmap.models.rngs import Rngs
 from heatmap.train import train
 from input_pipeline.beetles import POINTS
 from tests import beetles as layouts
@@ -124,7 +125,7 @@ def test_loss_masking(specimens):
 
 
 def test_decoder_output_shape():
-    head = nnx.eval_shape(lambda: DeconvHead(384, (16, 16), MAPS, 4, jnp.float32, nnx.Rngs(0)))
+    head = nnx.eval_shape(lambda: DeconvHead(384, (16, 16), MAPS, 4, jnp.float32, Rngs(0)))
     features = jax.ShapeDtypeStruct((2, 16, 16, 384), jnp.float32)
     assert nnx.eval_shape(lambda h, x: h(x, None), head, features).shape == (2, 64, 64, 4)
 
@@ -157,7 +158,7 @@ def test_permutation_invariant_loss():
 def test_token_reshape_spatial_correctness():
     """What is changed in one patch of the picture changes the features there the most."""
     model = models.create(
-        recipe(**{"data.image_size": (96, 160), "targets.heatmap_size": (24, 40)}), 4, nnx.Rngs(0)
+        recipe(**{"data.image_size": (96, 160), "targets.heatmap_size": (24, 40)}), 4, Rngs(0)
     )
     rng = np.random.default_rng(0)
     picture = rng.normal(size=(1, 96, 160, 3)).astype(np.float32)

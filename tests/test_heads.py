@@ -13,18 +13,19 @@ from heatmap import models, optim
 from heatmap.errors import UserError
 from heatmap.models.heads import HEADS, ClsMlpHead, DeconvHead, SimpleHead
 from heatmap.models.norm import GroupNormRelu
+from heatmap.models.rngs import Rngs
 from tests.helpers import MODEL_SETTINGS, make_config
 
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def shaped(head, width=384, grid=(16, 16), maps=(64, 64), points=4):
-    return nnx.eval_shape(lambda: head(width, grid, maps, points, jnp.float32, nnx.Rngs(0)))
+    return nnx.eval_shape(lambda: head(width, grid, maps, points, jnp.float32, Rngs(0)))
 
 
 def built(head, width, grid, maps, points, seed=0):
     """A head, every parameter of which is drawn."""
-    model = head(width, grid, maps, points, jnp.float32, nnx.Rngs(seed))
+    model = head(width, grid, maps, points, jnp.float32, Rngs(seed))
     rng = np.random.default_rng(seed)
     draw = lambda a: jnp.array(rng.normal(0, 0.3, a.shape) + 0.1, jnp.float32)  # noqa: E731
     nnx.update(model, jax.tree.map(draw, nnx.state(model, nnx.Param)))
@@ -98,13 +99,13 @@ def test_what_does_not_fit_is_refused(overrides, sentence):
         "targets.heatmap_size": (16, 16),
     }
     with pytest.raises(UserError, match=sentence):
-        models.create(make_config(**(settings | overrides)), 4, nnx.Rngs(0))
+        models.create(make_config(**(settings | overrides)), 4, Rngs(0))
 
 
 @pytest.mark.parametrize("head", HEADS)
 def test_every_head_gives_what_its_output_attribute_says(head):
     settings = MODEL_SETTINGS["vit"] | {"model.name": "vit", "model.head": head}
-    model = nnx.eval_shape(lambda: models.create(make_config(**settings), 5, nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: models.create(make_config(**settings), 5, Rngs(0)))
     output = nnx.eval_shape(
         lambda m, x: m(x), model, jax.ShapeDtypeStruct((2, 128, 128, 3), "float32")
     )
@@ -188,7 +189,7 @@ def test_cls_mlp_head_is_two_layers_and_a_sigmoid_on_the_cls_token():
 
 @pytest.mark.parametrize("head", ["deconv", "simple"])
 def test_maps_start_near_zero(head):
-    model = HEADS[head](64, (4, 4), (16, 16), 2, jnp.float32, nnx.Rngs(0))
+    model = HEADS[head](64, (4, 4), (16, 16), 2, jnp.float32, Rngs(0))
     features = jnp.array(np.random.default_rng(0).normal(size=(2, 4, 4, 64)), jnp.float32)
     maps = np.asarray(quick_jit(lambda x: model(x, None))(features))
     assert 0 < np.abs(maps).max() < 0.15

@@ -14,6 +14,7 @@ from heatmap import state as state_lib
 from heatmap.errors import UserError
 from heatmap.losses import LOSSES
 from heatmap.models import MODELS, norm, ops, stem
+from heatmap.models.rngs import Rngs
 from tests.helpers import MODEL_SETTINGS, make_config
 
 PARAMETERS = {"unet": 1_241_605, "regression": 430_602}  # 5 points, grey, 128×128 to 64×64 maps
@@ -24,7 +25,7 @@ SMALL = {"data.image_size": (32, 32), "targets.heatmap_size": (16, 16)}
 
 def shaped(config, points=5):
     """A model without arrays, for what needs no arithmetic."""
-    return nnx.eval_shape(lambda: models.create(config, points, nnx.Rngs(0)))
+    return nnx.eval_shape(lambda: models.create(config, points, Rngs(0)))
 
 
 def count(model):
@@ -47,9 +48,20 @@ def built(name, dtype="float32"):
     network, _ = state_lib.split_model(shaped(config, 3), ())
 
     def initialise():
-        return state_lib.split_model(models.create(config, 3, nnx.Rngs(0)), ())[1]
+        return state_lib.split_model(models.create(config, 3, Rngs(0)), ())[1]
 
     return quick_jit(network.predict), quick_jit(network.train), quick_jit(initialise)()
+
+
+def test_keys_are_those_of_flax():
+    def keys(rngs):
+        drawn = (rngs.params(), rngs.dropout(), rngs.params(), rngs())
+        return jnp.stack([jax.random.key_data(key) for key in drawn])
+
+    expected = keys(nnx.Rngs(7))
+    np.testing.assert_array_equal(keys(Rngs(7)), expected)
+    np.testing.assert_array_equal(jax.jit(lambda: keys(Rngs(7)))(), expected)
+    assert len(np.unique(expected, axis=0)) == 4
 
 
 def picture(batch=4, seed=0, name="unet"):
@@ -184,7 +196,7 @@ def test_bfloat16_computes_coarsely_and_keeps_weights_and_output_in_float32(name
 )
 def test_sizes_and_names_that_do_not_suit_are_refused(overrides, sentence):
     with pytest.raises(UserError, match=sentence):
-        models.create(make_config(**overrides), 5, nnx.Rngs(0))
+        models.create(make_config(**overrides), 5, Rngs(0))
 
 
 def test_every_output_has_a_loss():

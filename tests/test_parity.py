@@ -18,6 +18,7 @@ from flax import nnx
 from heatmap import state as state_lib
 from heatmap.models import convert, pretrained
 from heatmap.models.heads import DeconvHead, SimpleHead
+from heatmap.models.rngs import Rngs
 from heatmap.models.vit import ARCHITECTURES, ViT, ViTConfig
 from heatmap.models.weights import parameters
 
@@ -84,7 +85,7 @@ def converted(model, folder, name):
 
 def stages(config, tree, image):
     """Tokens before the first block, after it, features and CLS token."""
-    graph = nnx.split(nnx.eval_shape(lambda: ViT(config, jnp.float32, nnx.Rngs(0))))[0]
+    graph = nnx.split(nnx.eval_shape(lambda: ViT(config, jnp.float32, Rngs(0))))[0]
 
     def run(tree, image):
         network = nnx.merge(graph, tree)
@@ -164,7 +165,7 @@ def test_metas_masked_key_bias_is_no_key_bias(tmp_path):
 
 def test_deconv_head_is_pytorchs():
     width, points = 24, 3
-    head = DeconvHead(width, (4, 5), (16, 20), points, jnp.float32, nnx.Rngs(0))
+    head = DeconvHead(width, (4, 5), (16, 20), points, jnp.float32, Rngs(0))
     peers = []
     with torch.no_grad():
         for deconv, norm, features in zip(head.deconvs, head.norms, (256, 128), strict=True):
@@ -196,7 +197,7 @@ def test_simple_head_is_vitposes():
     )
     settings.num_labels = 3
     peer = VitPoseSimpleDecoder(settings).eval()
-    head = SimpleHead(12, (4, 5), (16, 20), 3, jnp.float32, nnx.Rngs(0))
+    head = SimpleHead(12, (4, 5), (16, 20), 3, jnp.float32, Rngs(0))
     head.conv.kernel[...] = jnp.array(peer.conv.weight.detach().numpy().transpose(2, 3, 1, 0))
     head.conv.bias[...] = jnp.array(peer.conv.bias.detach().numpy())
     features = np.random.default_rng(0).normal(size=(2, 4, 5, 12)).astype(np.float32)

@@ -25,6 +25,7 @@ from heatmap import state as state_lib
 from heatmap.errors import UserError
 from heatmap.keypoints import KeypointSet
 from heatmap.models import MODELS, ops
+from heatmap.models.rngs import Rngs
 from heatmap.step import make_train_step
 from input_pipeline import batching
 from tests.helpers import MODEL_SETTINGS, make_config
@@ -78,7 +79,7 @@ def test_split_and_merge_give_the_same_output(freeze):
 
     @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     def both_ways(images):
-        model = models.create(config, 2, nnx.Rngs(3))
+        model = models.create(config, 2, Rngs(3))
         whole = nnx.with_attributes(model, deterministic=True, use_running_average=True)(images)
         network, weights = state_lib.split_model(model, freeze)
         return whole, network.predict(weights, images)
@@ -90,7 +91,7 @@ def test_split_and_merge_give_the_same_output(freeze):
 def test_every_parameter_is_in_exactly_one_part(name):
     model = nnx.eval_shape(
         lambda: models.create(
-            small_config(**MODEL_SETTINGS[name], **{"model.name": name}), 2, nnx.Rngs(0)
+            small_config(**MODEL_SETTINGS[name], **{"model.name": name}), 2, Rngs(0)
         )
     )
     count = lambda tree: sum(a.size for a in jax.tree.leaves(tree))  # noqa: E731

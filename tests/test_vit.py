@@ -13,6 +13,7 @@ from scipy.special import erf
 
 from heatmap.errors import UserError
 from heatmap.models import positions, vit
+from heatmap.models.rngs import Rngs
 from heatmap.models.vit import ARCHITECTURES, ViT, ViTConfig
 from heatmap.models.weights import parameters
 from tests.published import random_parameters
@@ -40,7 +41,7 @@ KINDS = {  # two narrow blocks of each kind
 
 def forward(config, tree, image, dtype=jnp.float32):
     """(features, CLS token) of our network."""
-    graph = nnx.split(nnx.eval_shape(lambda: ViT(config, dtype, nnx.Rngs(0))))[0]
+    graph = nnx.split(nnx.eval_shape(lambda: ViT(config, dtype, Rngs(0))))[0]
     tree = jax.tree.map(lambda a: jnp.array(a, jnp.float32), tree)
     run = jax.jit(lambda tree, image: nnx.merge(graph, tree)(image))
     return [np.asarray(a) for a in run(tree, jnp.array(image, jnp.float32))]
@@ -177,7 +178,7 @@ def test_remat_gives_the_same_gradients_and_keeps_less(kind):
     for remat in (False, True):
 
         def loss(params, remat=remat):
-            model = nnx.eval_shape(lambda: ViT(config, jnp.float32, nnx.Rngs(0), remat))
+            model = nnx.eval_shape(lambda: ViT(config, jnp.float32, Rngs(0), remat))
             return jnp.sum(jnp.sin(3 * nnx.merge(nnx.split(model)[0], params)(image)[0]))
 
         gradients.append(jax.jit(jax.grad(loss))(params))
@@ -193,7 +194,7 @@ def test_remat_gives_the_same_gradients_and_keeps_less(kind):
 
 @pytest.mark.parametrize("size", [(250, 256), (256, 100), (8, 16), (0, 16)])
 def test_sizes_that_patches_do_not_cover_are_refused(size):
-    model = nnx.eval_shape(lambda: ViT(ViTConfig.tiny16(), jnp.float32, nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: ViT(ViTConfig.tiny16(), jnp.float32, Rngs(0)))
     image = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
     with pytest.raises(UserError, match=r"data\.image_size=.*16×16 pixels: choose multiples of 16"):
         nnx.eval_shape(lambda m, x: m(x), model, image)

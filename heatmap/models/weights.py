@@ -17,6 +17,7 @@ import numpy as np
 from flax import nnx
 
 from heatmap.errors import UserError
+from heatmap.models.rngs import Rngs
 from heatmap.models.vit import ARCHITECTURES, ViT, ViTConfig
 from heatmap.optim import path_name
 
@@ -182,7 +183,7 @@ def convert(entries: Mapping[str, np.ndarray], architecture: str = "") -> tuple[
 
 def parameters(config: ViTConfig) -> Tree:
     """Describes the parameters of an architecture as a tree of `jax.ShapeDtypeStruct`."""
-    model = nnx.eval_shape(lambda: ViT(config, jnp.float32, nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: ViT(config, jnp.float32, Rngs(0)))
     return nnx.to_pure_dict(nnx.state(model, nnx.Param))
 
 
