@@ -346,15 +346,20 @@ class _WithPixels:
         # By batches: a call from TensorFlow into Python costs as much as all numbers of an example.
         # Not `from_generator`, which has glibc give all large blocks back from then on (it calls
         # mallopt), those of the training step too: a tenth of the step on a CPU.
-        dataset = tf.data.Dataset.range(self.count).map(unrendered).unbatch()
+        # As they are: they say by themselves where TensorFlow decides, and to have them rewritten
+        # ('autograph') takes a second of a start.
+        plain = tf.autograph.experimental.do_not_convert
+        dataset = tf.data.Dataset.range(self.count).map(plain(unrendered)).unbatch()
         dataset = dataset.map(
-            rendered,
+            plain(rendered),
             num_parallel_calls=config.data.workers or hardware.cpus(),
             deterministic=True,
         )
         dataset = dataset.batch(self.batch_size, drop_remainder=True)
         if config.targets.render == "host":
-            dataset = dataset.map(lambda batch: {**batch, "heatmaps": _host_maps(batch, config)})
+            dataset = dataset.map(
+                plain(lambda batch: {**batch, "heatmaps": _host_maps(batch, config)})
+            )
         options = tf.data.Options()
         # TensorFlow's own tuner sleeps for ever longer, and an iterator waits for it to end: half a
         # minute at the end of a run.
