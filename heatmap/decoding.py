@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from heatmap import geometry, targets
 from heatmap.config import Config, DecoderConfig
@@ -176,16 +177,16 @@ def dark(maps, kind, config):
     peak_column, peak_row = peak(maps)
     column, row = jnp.clip(peak_column, 1, width - 2), jnp.clip(peak_row, 1, height - 2)
     flat = maps.reshape(maps.shape[0], height * width, -1)
+    around = np.array([dy * width + dx for dy in (-1, 0, 1) for dx in (-1, 0, 1)])
+    stencil = jnp.take_along_axis(flat, (row * width + column)[:, None] + around[:, None], axis=1)
+    if kind == "peak":
+        stencil = jnp.log(jnp.maximum(stencil, _LOG_FLOOR))
+    # North is up; each [B, K].
+    nw, n, ne, w, centre, e, sw, s, se = (stencil[:, i] for i in range(9))
 
-    def at(dy, dx):  # log-values one stencil step from the peak, [B, K]
-        index = (row + dy) * width + column + dx
-        value = jnp.take_along_axis(flat, index[:, None, :], axis=1)[:, 0, :]
-        return jnp.log(jnp.maximum(value, _LOG_FLOOR)) if kind == "peak" else value
-
-    gx, gy = (at(0, 1) - at(0, -1)) / 2, (at(1, 0) - at(-1, 0)) / 2
-    hxx = at(0, 1) - 2 * at(0, 0) + at(0, -1)
-    hyy = at(1, 0) - 2 * at(0, 0) + at(-1, 0)
-    hxy = (at(1, 1) - at(1, -1) - at(-1, 1) + at(-1, -1)) / 4
+    gx, gy = (e - w) / 2, (s - n) / 2
+    hxx, hyy = e - 2 * centre + w, s - 2 * centre + n
+    hxy = (se - ne - sw + nw) / 4
     determinant = hxx * hyy - hxy**2
     is_peak = (determinant > _TINY) & (hxx < 0)
     safe = jnp.where(is_peak, determinant, 1.0)

@@ -41,10 +41,24 @@ def gaussian_maps(points, sigma, kind, size=(SIZE, SIZE)):
     return (-squared / (2 * sigma**2) + 1.7)[None].astype(np.float32)
 
 
+@functools.partial(jax.jit, static_argnames=("name", "kind", "config"))
+def located(maps, name, kind, config):
+    """Where one decoder finds the points, [B, K, 2] in heatmap pixels; compiled, as in a run."""
+    return decoding.DECODERS[name].locate(maps, kind, config)
+
+
+decode = jax.jit(decoding.decode, static_argnames="config")
+covariance = jax.jit(decoding.covariance, static_argnames=("kind", "sigma"))
+
+
+@functools.cache
+def decoder_config(**decoder):
+    return make_config(**{f"decoder.{k}": v for k, v in decoder.items()}).decoder
+
+
 def locate(name, maps, kind, **decoder):
     """Runs one decoder on one example; returns [K, 2] in heatmap pixels."""
-    config = make_config(**{f"decoder.{k}": v for k, v in decoder.items()}).decoder
-    return np.asarray(decoding.DECODERS[name].locate(jnp.asarray(maps), kind, config))[0]
+    return np.asarray(located(maps, name, kind, decoder_config(**decoder)))[0]
 
 
 def errors(name, points, sigma, kind, **decoder):
@@ -156,7 +170,7 @@ def test_the_edge_of_the_picture_can_be_reached_on_the_grid_of_edges_only(grid, 
             "decoder.grid": grid,
         }
     )
-    found = np.asarray(decoding.decode(config, jnp.asarray(maps)).keypoints)[:, 0]
+    found = np.asarray(decode(config, maps).keypoints)[:, 0]
     np.testing.assert_allclose(found, [[reached] * 2, [255 - reached] * 2], atol=1e-4)
 
 
@@ -249,8 +263,9 @@ def odd_maps():
     }
 
 
-@functools.cache
-def compiled(name, kind):
+@pytest.mark.parametrize(("name", "kind"), READS)
+@pytest.mark.parametrize("case", odd_maps())
+def test_any_map_gives_finite_points_on_it_and_bounded_scores(name, kind, case):
     config = make_config(
         **{
             "loss.name": LOSS_OF_KIND[kind],
@@ -259,13 +274,7 @@ def compiled(name, kind):
             "targets.heatmap_size": (12, 17),
         }
     )
-    return jax.jit(lambda maps: decoding.decode(config, maps))
-
-
-@pytest.mark.parametrize(("name", "kind"), READS)
-@pytest.mark.parametrize("case", odd_maps())
-def test_any_map_gives_finite_points_on_it_and_bounded_scores(name, kind, case):
-    decoded = compiled(name, kind)(odd_maps()[case].astype(np.float32))
+    decoded = decode(config, odd_maps()[case].astype(np.float32))
     keypoints, score, entropy, height, covariance = (np.asarray(part) for part in decoded)
     assert keypoints.shape == (2, 3, 2)
     assert covariance.shape == (2, 3, 2, 2)
@@ -312,9 +321,7 @@ def test_shifting_the_picture_shifts_the_answer(name, kind, seed, start, end):
 def test_every_map_is_read_by_itself(name, kind):
     """Batch and point axes do not mix."""
     maps = np.random.default_rng(0).normal(0, 1, (3, 9, 11, 4)).astype(np.float32)
-    together = np.asarray(
-        decoding.DECODERS[name].locate(jnp.asarray(maps), kind, make_config().decoder)
-    )
+    together = np.asarray(located(maps, name, kind, decoder_config()))
     for b, k in np.ndindex(3, 4):
         alone = locate(name, maps[b : b + 1, :, :, k : k + 1], kind)[0]
         np.testing.assert_allclose(together[b, k], alone, atol=1e-5)
@@ -384,7 +391,7 @@ def test_decode_answers_in_input_pixels_by_the_half_pixel_rule(name, kind, image
     )
     column, row = 9, 7
     maps = gaussian_maps([(column, row)], 0.8, kind, map_size)
-    decoded = decoding.decode(config, jnp.asarray(maps))
+    decoded = decode(config, maps)
     expected = [
         (column + 0.5) * image_size[1] / map_size[1] - 0.5,
         (row + 0.5) * image_size[0] / map_size[0] - 0.5,
@@ -403,7 +410,7 @@ def test_coordinates_need_no_decoder_and_have_no_score(decoder):
     )
     decoding.check(config)
     unit = jnp.array([[[0.0, 0.0], [1.0, 1.0], [0.51, 0.05]]])
-    decoded = decoding.decode(config, unit)
+    decoded = decode(config, unit)
     np.testing.assert_allclose(
         decoded.keypoints[0], [[-0.5, -0.5], [49.5, 29.5], [25.0, 1.0]], atol=1e-5
     )
@@ -442,7 +449,7 @@ def test_covariance_is_that_of_the_map_round_its_peak(kind, x, y, spread):
     u, v = (columns - x) / sx, (rows - y) / sy
     logs = -(u * u - 2 * correlation * u * v + v * v) / (2 * (1 - correlation**2))
     maps = (np.exp(logs) if kind == "peak" else logs)[None, :, :, None]
-    found = decoding.covariance(jnp.asarray(maps, jnp.float32), kind, 2.5)[0, 0]
+    found = covariance(maps.astype(np.float32), kind, 2.5)[0, 0]
     expected = moments_by_hand(np.exp(logs), radius=8)
     np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3)
 
@@ -458,6 +465,6 @@ def test_covariance_comes_in_pixels_of_the_input():
         }
     )
     maps = targets.render(np, np.array([[[44.0, 29.0]]]), config)
-    (found,) = np.asarray(decoding.decode(config, jnp.asarray(maps, jnp.float32)).covariance)[0]
+    (found,) = np.asarray(decode(config, maps.astype(np.float32)).covariance)[0]
     # A Gaussian that is cut off at 3.5 σ has lost 0.6 % of its variance.
     np.testing.assert_allclose(found, np.diag([9.0, 4.0]), rtol=0.01, atol=1e-3)
