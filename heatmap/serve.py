@@ -8,6 +8,8 @@ server is for one machine or a trusted network: it knows no users and no encrypt
 """
 
 import argparse
+import os
+import socket
 
 from heatmap import command_line, compilation
 from heatmap.errors import UserError, guard
@@ -27,7 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
     command_line.add_models(parser)
     lengths.add_flag(parser)
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 serves the whole network")
-    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--port", type=int, default=8000, help="0 takes any that is free")
     parser.add_argument("--megabytes", type=float, default=_MEGABYTES, help="of an upload")
     parser.add_argument("--seconds", type=float, default=_SECONDS, help="for an answer")
     options = parser.parse_args(arguments)
@@ -39,24 +41,36 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError("A server needs pip install -e '.[serve]'.") from error
     if not (options.megabytes > 0 and options.seconds > 0 and 0 <= options.port < 65536):
         raise UserError("--megabytes and --seconds are positive, and --port is below 65536.")
-    compilation.keep()
-    model = predictor.open_all(options.workdir, options.flip)
-    answerer = answers.Answerer(model, options.workdir[0], options.measure)
-    answerer.warm_up()
-    limits = http.Limits(options.megabytes, options.seconds)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            http.application(answerer, limits),
-            host=options.host,
-            port=options.port,
-            log_level="warning",
-        )
-    )
-    print(f"serving on http://{options.host}:{options.port} (Ctrl-C ends it)", flush=True)
+    with _bound(options.host, options.port) as place:
+        compilation.keep()
+        model = predictor.open_all(options.workdir, options.flip)
+        answerer = answers.Answerer(model, options.workdir[0], options.measure)
+        answerer.warm_up()
+        limits = http.Limits(options.megabytes, options.seconds)
+        application = http.application(answerer, limits)
+        server = uvicorn.Server(uvicorn.Config(application, log_level="warning"))
+        host = f"[{options.host}]" if ":" in options.host else options.host
+        port = place.getsockname()[1]
+        print(f"serving on http://{host}:{port} (Ctrl-C ends it)", flush=True)
+        server.run(sockets=[place])
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """Takes the port, 0 for any that is free, before seconds are spent on the models.
+
+    Nobody can connect before the server listens to it.
+    """
+    place = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
-        server.run()
-    except SystemExit as error:  # uvicorn has said that the port is taken
-        raise UserError(f"No server on {options.host}:{options.port}; choose --port.") from error
+        if os.name == "posix":  # where it is free again as soon as a server has ended
+            place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        place.bind((host, port))
+    except OSError as error:
+        place.close()
+        raise UserError(
+            f"No server on {host}:{port} ({error.strerror}); choose --port, or --host."
+        ) from error
+    return place
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from starlette.testclient import TestClient
 
-from heatmap import predict
+from heatmap import predict, serve
 from heatmap.errors import UserError
 from heatmap.inference import predictor
 from heatmap.serving import answers, http
@@ -258,18 +258,26 @@ def test_boxes_that_make_no_sense_are_refused(text):
         answers.parse_box(text, (20, 32))
 
 
-def test_the_command_says_what_is_wrong(run):
-    def told(*flags):
-        command = [sys.executable, "-m", "heatmap.serve", f"--workdir={run}", *flags]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-
+def test_a_port_that_is_taken_is_said_before_models_are_opened(tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        done = told(f"--port={taken.getsockname()[1]}")
+        flags = [f"--workdir={tmp_path / 'gone'}", f"--port={taken.getsockname()[1]}"]
+        done = subprocess.run(
+            [sys.executable, "-m", "heatmap.serve", *flags],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
     assert done.returncode == 2
     assert "choose --port" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_host_that_is_not_here_is_a_sentence(tmp_path):
+    with pytest.raises(UserError, match=r"No server on 192\.0\.2\.1:0 \(.*--host"):
+        serve.main([f"--workdir={tmp_path}", "--host=192.0.2.1", "--port=0"])
 
 
 def test_a_photograph_is_dropped_on_the_page(application, tiny_root):
