@@ -25,7 +25,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 # Programs of a few steps each: it takes longer to compile them well than to run them as they are.
 QUICKLY_COMPILED = (
     "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
-    " --xla_cpu_use_fusion_emitters=false"
+    " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 )
 SHARED = pathlib.Path(__file__).parents[2] / "shared" / "data"
 # The files that take minutes. pytest-xdist hands out whole files, so that one of these, started
