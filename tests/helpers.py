@@ -1,7 +1,9 @@
 """What several test files share."""
 
+import functools
 import json
 
+import jax
 import numpy as np
 from hypothesis import settings
 
@@ -10,6 +12,9 @@ from heatmap import config as config_lib
 
 # Property-based tests draw the same examples every time, and compile inside the first one.
 properties = settings(max_examples=30, deadline=None, derandomize=True)
+
+# For what runs a few times: compiling takes longest here, and LLVM's optimisations are most of it.
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 # What each model needs besides its name, to be built on small pictures without weights.
 MODEL_SETTINGS = {

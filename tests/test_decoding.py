@@ -2,7 +2,6 @@
 
 import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from hypothesis import strategies as st
 
 from heatmap import decoding, losses, targets
 from heatmap.errors import UserError
-from tests.helpers import make_config, properties
+from tests.helpers import make_config, properties, quick_jit
 
 SIZE = 64
 READS = [
@@ -41,14 +40,14 @@ def gaussian_maps(points, sigma, kind, size=(SIZE, SIZE)):
     return (-squared / (2 * sigma**2) + 1.7)[None].astype(np.float32)
 
 
-@functools.partial(jax.jit, static_argnames=("name", "kind", "config"))
+@functools.partial(quick_jit, static_argnames=("name", "kind", "config"))
 def located(maps, name, kind, config):
     """Where one decoder finds the points, [B, K, 2] in heatmap pixels; compiled, as in a run."""
     return decoding.DECODERS[name].locate(maps, kind, config)
 
 
-decode = jax.jit(decoding.decode, static_argnames="config")
-covariance = jax.jit(decoding.covariance, static_argnames=("kind", "sigma"))
+decode = quick_jit(decoding.decode, static_argnames="config")
+covariance = quick_jit(decoding.covariance, static_argnames=("kind", "sigma"))
 
 
 @functools.cache

@@ -1,7 +1,5 @@
 """Heads by hand: sizes, counts, and each layer against its definition."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,9 +12,7 @@ from heatmap.errors import UserError
 from heatmap.models.heads import HEADS, ClsMlpHead, DeconvHead, SimpleHead
 from heatmap.models.norm import GroupNormRelu
 from heatmap.models.rngs import Rngs
-from tests.helpers import MODEL_SETTINGS, make_config
-
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+from tests.helpers import MODEL_SETTINGS, make_config, quick_jit
 
 
 def shaped(head, width=384, grid=(16, 16), maps=(64, 64), points=4):

@@ -15,11 +15,9 @@ from heatmap.errors import UserError
 from heatmap.losses import LOSSES
 from heatmap.models import MODELS, norm, ops, stem
 from heatmap.models.rngs import Rngs
-from tests.helpers import MODEL_SETTINGS, make_config
+from tests.helpers import MODEL_SETTINGS, make_config, quick_jit
 
 PARAMETERS = {"unet": 1_241_605, "regression": 430_602}  # 5 points, grey, 128×128 to 64×64 maps
-# Compiling is most of the time here, and LLVM's optimisations are most of compiling.
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 SMALL = {"data.image_size": (32, 32), "targets.heatmap_size": (16, 16)}
 
 

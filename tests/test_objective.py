@@ -1,5 +1,7 @@
 """What a config makes of the losses: the auxiliary coordinate term, equal energy, refusals."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 from heatmap import losses, objective, targets
 from heatmap.errors import UserError
 from heatmap.keypoints import LABELLED, KeypointSet
-from tests.helpers import make_config
+from tests.helpers import make_config, quick_jit
 
 SIZE, MAPS = (32, 32), (16, 16)
 PAIR = KeypointSet(("a", "b", "c"), interchangeable_pairs=((0, 1),))
@@ -33,8 +35,13 @@ def log_maps(keypoints, config):
     return np.log(np.maximum(maps, 1e-30)).astype(np.float32)
 
 
+@functools.partial(quick_jit, static_argnames=("config", "points"))
+def mean(config, points, maps, batch):
+    return losses.mean(*objective.compute(config, points, maps, batch))
+
+
 def value(config, maps, batch, points=PAIR):
-    return float(losses.mean(*objective.compute(config, points, jnp.asarray(maps), batch)))
+    return float(mean(config, points, maps, batch))
 
 
 SOFT = {"loss.name": "cross_entropy", "decoder.name": "soft_argmax", "targets.sigma": 1.0}
@@ -75,7 +82,7 @@ def test_the_coordinate_term_pulls_the_decoded_point_to_the_truth(name):
             *objective.compute(plain, one, m, batch)
         )
 
-    gradient = jax.jit(jax.grad(term))(maps)  # at once, not one operation at a time
+    gradient = quick_jit(jax.grad(term))(maps)  # at once, not one operation at a time
     assert np.isfinite(gradient).all()
     assert float(term(maps - 1e-2 * gradient / jnp.abs(gradient).max())) < float(term(maps))
 

@@ -10,7 +10,7 @@ from jax import lax
 from heatmap import decoding
 from heatmap.errors import UserError
 from heatmap.models import ops
-from tests.helpers import make_config
+from tests.helpers import make_config, quick_jit
 
 pytest.importorskip("onnxruntime")  # of the extra `export`
 
@@ -129,7 +129,7 @@ def test_an_operator_does_what_jax_does(name):
     if name not in primitives(jax.make_jaxpr(function)(X, Y).jaxpr):
         pytest.skip("this version of JAX has no such primitive")
     np.testing.assert_allclose(
-        converted(function, X, Y), jax.jit(function)(X, Y), rtol=2e-6, atol=2e-6
+        converted(function, X, Y), quick_jit(function)(X, Y), rtol=2e-6, atol=2e-6
     )
 
 
@@ -150,7 +150,7 @@ def test_an_operator_does_what_jax_does(name):
     ],
 )  # fmt: skip
 def test_operators_with_settings(function):
-    expected = jax.jit(function)(X, Y)
+    expected = quick_jit(function)(X, Y)
     np.testing.assert_allclose(converted(function, X, Y), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -164,7 +164,7 @@ def test_every_decoder(name, loss):
         def read(maps, output=output):
             return getattr(decoding.decode(config, maps), output)
 
-        np.testing.assert_allclose(converted(read, X), jax.jit(read)(X), rtol=1e-5, atol=1e-4)
+        np.testing.assert_allclose(converted(read, X), quick_jit(read)(X), rtol=1e-5, atol=1e-4)
 
 
 def test_equal_constants_are_stored_once():

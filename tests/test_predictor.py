@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import itertools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ from heatmap.errors import UserError
 from heatmap.inference import predictor as predictor_lib
 from heatmap.inference.predictor import Predictor
 from heatmap.keypoints import KeypointSet
-from tests.helpers import make_config, properties
+from tests.helpers import make_config, properties, quick_jit
 
 POINTS = KeypointSet(
     names=("nose", "left", "right", "head", "tail"),
@@ -48,11 +47,11 @@ def pictures(count=4, size=(32, 48)):
 
 def output_of(run):
     pixels = run_lib.normalise_pixels(pictures(), run.config)
-    return np.asarray(jax.jit(run.network.predict)(run.weights, pixels))
+    return np.asarray(quick_jit(run.network.predict)(run.weights, pixels))
 
 
 def decoded(run, output):
-    return jax.jit(functools.partial(decoding.decode, run.config))(output)
+    return quick_jit(functools.partial(decoding.decode, run.config))(output)
 
 
 @pytest.mark.parametrize("kind", KINDS)

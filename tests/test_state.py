@@ -28,7 +28,7 @@ from heatmap.models import MODELS, ops
 from heatmap.models.rngs import Rngs
 from heatmap.step import make_train_step
 from input_pipeline import batching
-from tests.helpers import MODEL_SETTINGS, make_config
+from tests.helpers import MODEL_SETTINGS, make_config, quick_jit
 
 POINTS = KeypointSet(
     ("head", "left", "right"), flip_pairs=((1, 2),), interchangeable_pairs=((1, 2),)
@@ -77,7 +77,7 @@ def test_split_and_merge_give_the_same_output(freeze):
     config = small_config(**{"model.name": "regression"})
     images = np.random.default_rng(0).uniform(size=(2, 32, 32, 1)).astype(np.float32)
 
-    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    @quick_jit
     def both_ways(images):
         model = models.create(config, 2, Rngs(3))
         whole = nnx.with_attributes(model, deterministic=True, use_running_average=True)(images)

@@ -16,6 +16,7 @@ from heatmap.models import positions, vit
 from heatmap.models.rngs import Rngs
 from heatmap.models.vit import ARCHITECTURES, ViT, ViTConfig
 from heatmap.models.weights import parameters
+from tests.helpers import quick_jit
 from tests.published import random_parameters
 
 PUBLISHED = {  # without the mask token
@@ -43,7 +44,7 @@ def forward(config, tree, image, dtype=jnp.float32):
     """(features, CLS token) of our network."""
     graph = nnx.split(nnx.eval_shape(lambda: ViT(config, dtype, Rngs(0))))[0]
     tree = jax.tree.map(lambda a: jnp.array(a, jnp.float32), tree)
-    run = jax.jit(lambda tree, image: nnx.merge(graph, tree)(image))
+    run = quick_jit(lambda tree, image: nnx.merge(graph, tree)(image))
     return [np.asarray(a) for a in run(tree, jnp.array(image, jnp.float32))]
 
 
@@ -181,7 +182,7 @@ def test_remat_gives_the_same_gradients_and_keeps_less(kind):
             model = nnx.eval_shape(lambda: ViT(config, jnp.float32, Rngs(0), remat))
             return jnp.sum(jnp.sin(3 * nnx.merge(nnx.split(model)[0], params)(image)[0]))
 
-        gradients.append(jax.jit(jax.grad(loss))(params))
+        gradients.append(quick_jit(jax.grad(loss))(params))
         # Only described: computed one by one, these would be as many compiled programs.
         pullback = jax.eval_shape(lambda params, loss=loss: jax.vjp(loss, params)[1], params)
         kept.append(sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(pullback)))
