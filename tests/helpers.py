@@ -9,12 +9,14 @@ from hypothesis import settings
 
 from configs import common
 from heatmap import config as config_lib
+from heatmap import decoding
 
 # Property-based tests draw the same examples every time, and compile inside the first one.
 properties = settings(max_examples=30, deadline=None, derandomize=True)
 
 # For what runs a few times: compiling takes longest here, and LLVM's optimisations are most of it.
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+decode = quick_jit(decoding.decode, static_argnames="config")
 
 # What each model needs besides its name, to be built on small pictures without weights.
 MODEL_SETTINGS = {

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from heatmap import decoding, losses, targets
 from heatmap.errors import UserError
-from tests.helpers import make_config, properties, quick_jit
+from tests.helpers import decode, make_config, properties, quick_jit
 
 SIZE = 64
 READS = [
@@ -46,7 +46,6 @@ def located(maps, name, kind, config):
     return decoding.DECODERS[name].locate(maps, kind, config)
 
 
-decode = quick_jit(decoding.decode, static_argnames="config")
 covariance = quick_jit(decoding.covariance, static_argnames=("kind", "sigma"))
 
 

@@ -4,9 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from heatmap import decoding, diagnosis, targets
+from heatmap import diagnosis, targets
 from heatmap.predictions import Predictions
-from tests.helpers import make_config
+from tests.helpers import decode, make_config
 
 NAMES = ("a", "b")
 MAPS = (64, 64)
@@ -14,7 +14,7 @@ MAPS = (64, 64)
 
 def predictions_of(maps, config):
     """Reads maps [N, h, w, 2]; every point is labelled."""
-    found = decoding.decode(config, jnp.asarray(maps, jnp.float32))
+    found = decode(config, jnp.asarray(maps, jnp.float32))
     n = len(maps)
     texts, zeros = np.full(n, "", dtype="U1"), np.zeros(n)
     return Predictions(

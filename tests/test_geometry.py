@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heatmap import decoding, geometry, targets
-from tests.helpers import make_config, properties
+from heatmap import geometry, targets
+from tests.helpers import decode, make_config, properties
 
 SIZE = (6, 8)  # (height, width)
 SQUARE = (7, 7)
@@ -296,7 +296,7 @@ def test_sub_pixel_positions_survive_the_whole_way(kind, size, map_size, sigma):
     config = make_config(
         **{"data.image_size": size, "targets.heatmap_size": map_size, "targets.sigma": sigma}
     )
-    found = np.asarray(decoding.decode(config, maps).keypoints, np.float64)
+    found = np.asarray(decode(config, maps).keypoints, np.float64)
     error = found - keypoints  # input pixels
     assert np.abs(error.mean((0, 1))).max() < 1e-3
     assert np.sqrt((error**2).sum(-1)).max() < 0.01

@@ -1,5 +1,6 @@
 """Every entry of LOSSES: values by hand, masks without influence, interchangeable pairs."""
 
+import functools
 import itertools
 
 import jax
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from heatmap import losses, objective, targets
 from heatmap.errors import UserError
 from heatmap.keypoints import ABSENT, LABELLED, UNKNOWN, KeypointSet
-from tests.helpers import make_config, properties
+from tests.helpers import make_config, properties, quick_jit
 
 SIZE, MAPS, SIGMA = (32, 48), (12, 16), 1.5  # input, heatmaps; strides 3 across and 2.67 down
 BATCH = 3
@@ -77,8 +78,17 @@ def of_one(prediction, b, k):
     return (b, k) if prediction.ndim == 3 else (b, ..., k)
 
 
+computed = quick_jit(objective.compute, static_argnames=("config", "points"))
+
+
+@functools.partial(quick_jit, static_argnames="config")
+@jax.grad
+def gradient_of_mean(prediction, batch, config):
+    return losses.mean(*objective.compute(config, POINTS, prediction, batch))
+
+
 def compute(name, prediction, batch, points=POINTS, **overrides):
-    return objective.compute(config_for(name, **overrides), points, jnp.asarray(prediction), batch)
+    return computed(config_for(name, **overrides), points, jnp.asarray(prediction), batch)
 
 
 def value(name, prediction, batch, **overrides):
@@ -86,10 +96,8 @@ def value(name, prediction, batch, **overrides):
 
 
 def gradient(name, prediction, batch, **overrides):
-    def mean(p):
-        return losses.mean(*objective.compute(config_for(name, **overrides), POINTS, p, batch))
-
-    return np.asarray(jax.grad(mean)(jnp.asarray(prediction)))
+    config = config_for(name, **overrides)
+    return np.asarray(gradient_of_mean(jnp.asarray(prediction), batch, config))
 
 
 # --- independent references, one example and one point at a time, in float64 ---

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from heatmap import decoding, targets
+from heatmap import targets
 from heatmap.inference import place
 from heatmap.inference.predictor import in_original_pixels
-from tests.helpers import make_config
+from tests.helpers import decode, make_config
 from tests.test_uncertainty import instances
 
 STRIDES = np.array([4.0, 2.0])  # across and down
@@ -44,7 +44,7 @@ def recovered(config, covariance, unit=(1.0, 1.0)):
     if config.loss.name == "cross_entropy":
         maps = jnp.log(jnp.maximum(maps, 1e-30))
     affine = np.diag([1 / unit[0], 1 / unit[1], 1.0])[None]
-    points, wide, _ = in_original_pixels(decoding.decode(config, maps), affine)
+    points, wide, _ = in_original_pixels(decode(config, maps), affine)
     cell = STRIDES * unit
     return place.covariances(instances(points, wide, unit=unit), config)[0] / np.outer(cell, cell)
 
