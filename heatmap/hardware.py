@@ -43,13 +43,10 @@ _PEAKS = {
 # docs/performance.md). So they are kept, in one heap of huge pages; only that of the first thread
 # can be so large. The few largest blocks, which hold all that a program works on, are mapped each
 # for itself: cleared anew, but in huge pages, which costs little, where within the heap each small
-# block that is put into their place would make it longer. Aligned blocks leave splinters at their
-# ends. Each that is put aside for later, in a fast bin or by a thread, holds the space of a large
-# block apart from the next: there are no fast bins, and threads put aside dozens, not thousands,
-# enough that they seldom wait for the lock.
+# block that is put into their place would make it longer.
 MALLOC = (
     "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1:glibc.malloc.mmap_threshold=67108864:"
-    "glibc.malloc.trim_threshold=8589934592:glibc.malloc.mxfast=0:glibc.malloc.tcache_count=64"
+    "glibc.malloc.trim_threshold=8589934592"
 )
 
 
