@@ -343,12 +343,12 @@ class _WithPixels:
                 example["source"] = tf.ensure_shape(picture, (None, None, 3))
             return self.render(example)
 
+        # To have the functions below rewritten ('autograph') takes a second of a start; they say by
+        # themselves where TensorFlow decides.
+        plain = tf.autograph.experimental.do_not_convert
         # By batches: a call from TensorFlow into Python costs as much as all numbers of an example.
         # Not `from_generator`, which has glibc give all large blocks back from then on (it calls
         # mallopt), those of the training step too: a tenth of the step on a CPU.
-        # As they are: they say by themselves where TensorFlow decides, and to have them rewritten
-        # ('autograph') takes a second of a start.
-        plain = tf.autograph.experimental.do_not_convert
         dataset = tf.data.Dataset.range(self.count).map(plain(unrendered)).unbatch()
         dataset = dataset.map(
             plain(rendered),

@@ -16,7 +16,7 @@ from heatmap.errors import UserError
 from heatmap.inference import predictor as predictor_lib
 from heatmap.inference.predictor import Predictor
 from heatmap.keypoints import KeypointSet
-from tests.helpers import make_config, properties, quick_jit
+from tests.helpers import decode, make_config, properties, quick_jit
 
 POINTS = KeypointSet(
     names=("nose", "left", "right", "head", "tail"),
@@ -50,15 +50,11 @@ def output_of(run):
     return np.asarray(quick_jit(run.network.predict)(run.weights, pixels))
 
 
-def decoded(run, output):
-    return quick_jit(functools.partial(decoding.decode, run.config))(output)
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_model_without_a_mirror_is_that_model(kind):
     run = build(kind)
     found = Predictor([run])(pictures())
-    alone = decoded(run, output_of(run))
+    alone = decode(run.config, output_of(run))
     np.testing.assert_allclose(found.keypoints, alone.keypoints, atol=1e-4)
 
 
@@ -86,7 +82,7 @@ def test_what_is_averaged():
             outputs = [o / o.sum((1, 2), keepdims=True) for o in outputs]
         mean = (outputs[0] + outputs[1]) / 2
         mean = np.log(mean) if kind == "logits" else mean
-        expected = decoded(runs[0], mean).keypoints
+        expected = decode(runs[0].config, mean).keypoints
         np.testing.assert_allclose(Predictor(runs)(images).keypoints, expected, atol=1e-2)
 
 
