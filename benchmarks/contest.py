@@ -27,7 +27,7 @@ from heatmap.errors import UserError
 
 # As `main.py` starts itself; and JAX is not to take a GPU whole, which all contestants share.
 KEPT_MEMORY = {
-    "GLIBC_TUNABLES": hardware.MALLOC,
+    "GLIBC_TUNABLES": hardware.kept_memory(),
     "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
 }
 

@@ -38,17 +38,6 @@ _PEAKS = {
     "TPU v2": 22.5e12,
 }
 
-# A step on a CPU asks for the same hundreds of megabytes each time. Left alone, glibc gives them
-# back, and the kernel has to find and clear them again, in pages of 4 KB ('Memory' in
-# docs/performance.md). So they are kept, in one heap of huge pages; only that of the first thread
-# can be so large. The few largest blocks, which hold all that a program works on, are mapped each
-# for itself: cleared anew, but in huge pages, which costs little, where within the heap each small
-# block that is put into their place would make it longer.
-MALLOC = (
-    "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1:glibc.malloc.mmap_threshold=67108864:"
-    "glibc.malloc.trim_threshold=8589934592"
-)
-
 
 def cpus() -> int:
     """Returns how many cores this process may use: those that Slurm, say, has given it."""
@@ -88,13 +77,30 @@ def summary(devices: Sequence[Any], processes: int) -> str:
     return f"{len(devices)} × {devices[0].device_kind}{of}"
 
 
-def restart_with_kept_memory() -> None:
-    """Starts the same command anew with settings of malloc that suit it, where Linux has glibc.
+def kept_memory() -> str:
+    """Returns settings of glibc's malloc that suit a step, as GLIBC_TUNABLES takes them.
 
-    It reads them only when a process starts.
+    A step on a CPU asks for the same hundreds of megabytes each time. Left alone, glibc gives them
+    back, and the kernel has to find and clear them again, in pages of 4 KB ('Memory' in
+    docs/performance.md). So they are kept, in huge pages, and in no more heaps than there are cores
+    to use them: more would hold more, and in fewer threads wait for one another. The few largest
+    blocks, which hold all that a program works on, are mapped each for itself: cleared anew, but in
+    huge pages, which costs little, where within the heap each small block that is put into their
+    place would make it longer.
+    """
+    return (
+        f"glibc.malloc.hugetlb=1:glibc.malloc.arena_max={cpus()}:"
+        "glibc.malloc.mmap_threshold=67108864:glibc.malloc.trim_threshold=8589934592"
+    )
+
+
+def restart_with_kept_memory() -> None:
+    """Starts the same command anew with `kept_memory`, where Linux has glibc.
+
+    It reads the settings only when a process starts.
     """
     if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
-        os.environ["GLIBC_TUNABLES"] = MALLOC
+        os.environ["GLIBC_TUNABLES"] = kept_memory()
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 

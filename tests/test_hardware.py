@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from heatmap import hardware
 from launch.jobs import ROOT
 
 HELD = """
@@ -25,7 +26,7 @@ hardware.restart_with_kept_memory()
 STEPS = f"""{HELD}
 from heatmap import command_line, state
 
-_, config = command_line.read(command_line.parser("steps", ""), [], "configs/sigma2.py")
+_, config = command_line.read(command_line.parser("steps", ""), [], "{ROOT}/configs/sigma2.py")
 state.divide_cpu(config.train.batch_size)
 from benchmarks import step_jax
 
@@ -48,6 +49,30 @@ before = held()
 hardware.give_back_memory()
 print(json.dumps([before, held()]))
 """
+# Tells how many heaps five times as many threads as cores have made, all at work at once.
+HEAPS = f"""{HELD}
+import ctypes, threading
+
+library = ctypes.CDLL(None)
+together = threading.Barrier(5 * hardware.cpus())
+
+def work():
+    library.malloc(2000)
+    together.wait()
+
+threads = [threading.Thread(target=work) for _ in range(together.parties)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+library.fopen.restype = ctypes.c_void_p
+file = ctypes.c_void_p(library.fopen(b"heaps.xml", b"w"))
+library.malloc_info(0, file)
+library.fclose(file)
+file = pathlib.Path("heaps.xml")
+print(file.read_text().count("<heap nr="))
+file.unlink()
+"""
 
 
 def told(folder: pathlib.Path, program: str, times: int = 1):
@@ -57,7 +82,7 @@ def told(folder: pathlib.Path, program: str, times: int = 1):
     for _ in range(times):
         done = subprocess.run(
             [sys.executable, str(folder / "program.py")],
-            cwd=ROOT,
+            cwd=folder,
             env={**environment, "PYTHONPATH": str(ROOT)},
             capture_output=True,
             text=True,
@@ -80,3 +105,9 @@ def test_memory_is_kept_and_does_not_grow_with_each_step(tmp_path):
 def test_what_is_free_of_kept_memory_can_be_given_back(tmp_path):
     before, after = told(tmp_path, HOLES)
     assert before - after > 150  # of 200 MB
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the settings are those of glibc")
+def test_each_core_has_a_heap_and_no_more(tmp_path):
+    """In one heap, the threads of a run that has compiled wait for one another."""
+    assert told(tmp_path, HEAPS) == hardware.cpus()
