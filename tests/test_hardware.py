@@ -26,7 +26,7 @@ hardware.restart_with_kept_memory()
 STEPS = f"""{HELD}
 from heatmap import command_line, state
 
-_, config = command_line.read(command_line.parser("steps", ""), [], "{ROOT}/configs/sigma2.py")
+_, config = command_line.read(command_line.parser("steps", ""), [], "configs/sigma2.py")
 state.divide_cpu(config.train.batch_size)
 from benchmarks import step_jax
 
@@ -51,7 +51,7 @@ print(json.dumps([before, held()]))
 """
 # Tells how many heaps five times as many threads as cores have made, all at work at once.
 HEAPS = f"""{HELD}
-import ctypes, threading
+import ctypes, tempfile, threading
 
 library = ctypes.CDLL(None)
 together = threading.Barrier(5 * hardware.cpus())
@@ -66,12 +66,11 @@ for thread in threads:
 for thread in threads:
     thread.join()
 library.fopen.restype = ctypes.c_void_p
-file = ctypes.c_void_p(library.fopen(b"heaps.xml", b"w"))
-library.malloc_info(0, file)
-library.fclose(file)
-file = pathlib.Path("heaps.xml")
-print(file.read_text().count("<heap nr="))
-file.unlink()
+with tempfile.NamedTemporaryFile() as told:
+    stream = ctypes.c_void_p(library.fopen(told.name.encode(), b"w"))
+    library.malloc_info(0, stream)
+    library.fclose(stream)
+    print(told.read().count(b"<heap nr="))
 """
 
 
@@ -82,7 +81,7 @@ def told(folder: pathlib.Path, program: str, times: int = 1):
     for _ in range(times):
         done = subprocess.run(
             [sys.executable, str(folder / "program.py")],
-            cwd=folder,
+            cwd=ROOT,
             env={**environment, "PYTHONPATH": str(ROOT)},
             capture_output=True,
             text=True,
