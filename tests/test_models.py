@@ -600,11 +600,26 @@ def test_a_block_is_chosen_from_before_its_pixels_are_written_over():
     assert_close(*gradients, 1e-4)
 
 
-def test_1x1_convolution_and_joined_channels_are_the_plain_ones():
+@pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS)
+def test_1x1_convolution_is_that_of_nnx_in_value_and_gradients(dtype, tolerance):
+    x, cotangent = (a.astype(dtype) for a in arrays((2, 4, 6, 3), (2, 4, 6, 2)))
+    kernel = arrays((1, 1, 3, 2), seed=1)[0].astype(dtype).astype(jnp.float32)
+
+    def results(layer, x, cotangent):  # the bias is zero, and rounds nothing a second time
+        layer.kernel[...] = kernel
+        graph, weights = nnx.split(layer)
+        apply = value_and_gradients(lambda weights, x: nnx.merge(graph, weights)(x))
+        value, gradients, dx = apply(weights, x, cotangent)
+        return value, dx, gradients["kernel"][...]
+
+    mine = results(ops.Conv1x1(3, 2, dtype=dtype, rngs=nnx.Rngs(0)), x, cotangent)
+    exact = (a.astype(jnp.float32) for a in (x, cotangent))
+    for found, expected in zip(
+        mine, results(nnx.Conv(3, 2, (1, 1), rngs=nnx.Rngs(0)), *exact), strict=True
+    ):
+        assert_close(found, expected, tolerance)
+
+
+def test_joined_channels_lie_side_by_side():
     x, y = arrays((2, 4, 6, 3), (2, 4, 6, 5))
-    layers = [
-        f(3, 2, **s, rngs=nnx.Rngs(0))
-        for f, s in ((ops.Conv1x1, {}), (nnx.Conv, {"kernel_size": (1, 1)}))
-    ]
-    assert_close(*(layer(x) for layer in layers))
     np.testing.assert_array_equal(ops.join_channels(x, y), jnp.concatenate([x, y], axis=-1))

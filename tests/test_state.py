@@ -24,7 +24,7 @@ from heatmap import models, optim, run, targets
 from heatmap import state as state_lib
 from heatmap.errors import UserError
 from heatmap.keypoints import KeypointSet
-from heatmap.models import MODELS, ops
+from heatmap.models import MODELS, ops, stem
 from heatmap.models.rngs import Rngs
 from heatmap.step import make_train_step
 from input_pipeline import batching
@@ -387,17 +387,31 @@ def apart(a, b, relative=False):
 
 
 def compare_operators(mesh, _):
-    """Kernel gradients with a batch divided over eight devices, evenly (16) and not (12)."""
+    """Values and kernel gradients, a batch divided over eight devices evenly (16) and not (12)."""
+    kernel = jnp.linspace(-1, 1, 81).reshape(3, 3, 3, 3)
 
-    def gradients(x, g):
-        kernel = jnp.ones((3, 3, 3, 3))
-        return [jax.vjp(f, x, kernel)[1](g)[1] for f in (ops.conv_3x3, ops.plain_conv)]
+    def results(conv, linear, first_stage, x, g):
+        found = []
+        for function, weights in (
+            (conv, kernel),
+            (linear, kernel[0, 0]),
+            (lambda x, k: first_stage(x, k, jnp.ones(3), jnp.zeros(3))[0], kernel),
+        ):
+            value, backward = jax.vjp(function, x, weights)
+            found += [value, backward(g[:, : value.shape[1], : value.shape[2]])[1]]
+        return found
+
+    def mine_and_plain(x, g):
+        return (
+            results(ops.conv_3x3, ops.linear, stem.conv_norm_relu_pool, x, g),
+            results(ops.plain_conv, ops.plain_linear, stem.plain_conv_norm_relu_pool, x, g),
+        )
 
     result = {}
     for batch, sharding in ((16, state_lib.sharded(mesh)), (12, state_lib.replicated(mesh))):
         x, g = np.random.default_rng(batch).normal(size=(2, batch, 6, 6, 3)).astype(np.float32)
         with jax.set_mesh(mesh):
-            result[batch] = apart(*jax.jit(gradients)(*jax.device_put((x, g), sharding)), True)
+            result[batch] = apart(*jax.jit(mine_and_plain)(*jax.device_put((x, g), sharding)), True)
     return result
 
 

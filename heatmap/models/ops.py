@@ -12,6 +12,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
 
@@ -114,10 +115,22 @@ def _rounded_once(x, kernel):
     return jnp.matmul(x, kernel, preferred_element_type=jnp.float32).astype(x.dtype)
 
 
-linear.defvjp(
-    lambda x, kernel: (linear(x, kernel), (x, kernel)),
-    lambda residuals, gradient: jax.vjp(plain_linear, *residuals)[1](gradient),
-)
+def _linear_backward(residuals, gradient):
+    def plain(x, kernel, gradient):
+        return jax.vjp(plain_linear, x, kernel)[1](gradient)
+
+    def narrow_first(x, kernel, gradient):
+        dkernel = sum_over_images(per_pixel, (gradient, x)).T
+        return gradient @ kernel.T, dkernel.astype(kernel.dtype)
+
+    # Of pictures, the results are the few maps that a network ends with: the gradient of their
+    # kernel is the quicker product with the narrower factor first.
+    of_pictures = gradient.ndim == 4 and gradient.dtype != jnp.bfloat16
+    on_cpu = narrow_first if of_pictures else plain
+    return lax.platform_dependent(*residuals, gradient, cpu=on_cpu, default=plain)
+
+
+linear.defvjp(lambda x, kernel: (linear(x, kernel), (x, kernel)), _linear_backward)
 
 
 @jax.custom_vjp
@@ -169,34 +182,37 @@ def conv_input_gradient(gradient, kernel):
 def _conv_kernel_gradient(x, gradient):
     """Sums, over pixels i, x[i + t - 1] ⊗ gradient[i] for each of the 3×3 taps t.
 
-    Rows are shifted in x. Columns are shifted in x too where that is narrow, and in the gradient,
-    the other way, elsewhere: a product of two matrices of like width is the faster one.
+    The shifted copies of x lie one after the other, channels first: long stretches of memory are
+    moved, and neither factor of the product has to be transposed. Columns are shifted in x too, and
+    the gradient is read as it is; in bfloat16 they are shifted in the gradient, the other way.
     """
     (width, channels), features = x.shape[2:], gradient.shape[-1]
 
-    def rows(x):  # [D, H, W, C] -> [D, H, W, 3 C]
-        padded = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0)))
-        return jnp.concatenate([padded[:, p : p + x.shape[1]] for p in range(3)], axis=-1)
+    def rows(padded):  # [C, W (H + 2)] -> [3 C, W H]
+        pixels = padded.shape[1] - 2 * width
+        return jnp.concatenate([padded[:, p * width :][:, :pixels] for p in range(3)])
 
-    def columns(a, shifts):  # [D, H, W, C] -> [D, H, W, 3 C]
-        padded = jnp.pad(a, ((0, 0), (0, 0), (1, 1), (0, 0)))
-        return jnp.concatenate([padded[:, :, q : q + width] for q in shifts], axis=-1)
+    def above_and_below(x):  # [C, H W] -> [3 C, H W]
+        return rows(jnp.pad(x, ((0, 0), (width, width))))
+
+    def columns(gradient):  # [1, H, W, F] -> [1, H, W, 3 F]
+        padded = jnp.pad(gradient, ((0, 0), (0, 0), (1, 1), (0, 0)))
+        return jnp.concatenate([padded[:, :, q : q + width] for q in (2, 1, 0)], axis=-1)
+
+    def around(x):  # [C, H W] -> [9 C, H W]
+        padded = jnp.pad(x, ((0, 0), (width + 1, width + 1)))
+        column = np.arange(padded.shape[1] - 2) % width
+        left = jnp.where(column > 0, padded[:, :-2], 0)  # of the first, the row above has an end
+        right = jnp.where(column < width - 1, padded[:, 2:], 0)
+        return rows(jnp.concatenate([left, padded[:, 1:-1], right]))
+
+    def term(x, gradient):
+        return around(x.reshape(-1, channels).T) @ gradient.reshape(-1, features)
 
     if x.dtype == jnp.bfloat16:
-
-        def above_and_below(x):  # [C, H W] -> [3 C, H W]
-            padded = jnp.pad(x, ((0, 0), (width, width)))
-            return jnp.concatenate([padded[:, p * width :][:, : x.shape[1]] for p in range(3)])
-
-        product = _sum_in_bfloat16(x, gradient, above_and_below, lambda g: columns(g, (2, 1, 0)))
+        product = _sum_in_bfloat16(x, gradient, above_and_below, columns)
         return product.reshape(3, channels, 3, features).swapaxes(1, 2)
-    if 2 * channels < features:
-        product = _sum_over_pixels(
-            x, gradient, left=lambda x: columns(rows(x), (0, 1, 2)), right=lambda g: g
-        )
-        return product.reshape(3, 3, channels, features).swapaxes(0, 1)
-    product = _sum_over_pixels(x, gradient, left=rows, right=lambda g: columns(g, (2, 1, 0)))
-    return product.reshape(3, channels, 3, features).swapaxes(1, 2)
+    return sum_over_images(term, (x, gradient)).reshape(3, 3, channels, features)
 
 
 @jax.custom_vjp
@@ -353,16 +369,43 @@ def sum_over_images(term, divided, shared=()):
 
         return lax.scan(add, jnp.zeros(shape.shape, shape.dtype), divided)[0]
 
+    return _by_device(of_these, divided, shared, summed=True)
+
+
+def map_images(function, divided, shared=()):
+    """Maps each image of a batch by itself, as `sum_over_images` does.
+
+    Args:
+      function: maps one image of each array of `divided`, [1, …], and `shared` to [1, …].
+      divided: arrays [B, …].
+      shared: arrays that belong to all images.
+
+    Returns:
+      [B, …].
+    """
+
+    def of_these(divided, shared):
+        def mapped(_, images):
+            return None, function(*(image[None] for image in images), *shared)[0]
+
+        return lax.scan(mapped, None, divided)[1]
+
+    return _by_device(of_these, divided, shared, summed=False)
+
+
+def _by_device(function, divided, shared, summed: bool):
+    """Has each device apply (divided, shared) -> array to its own part of a batch."""
     axes = jax.sharding.get_abstract_mesh().axis_names
+    divided, shared = tuple(divided), tuple(shared)
     if batch_shards(divided[0].shape[0]) == 1:
-        return of_these(divided, shared)
+        return function(divided, shared)
     spec = jax.sharding.PartitionSpec
     return jax.shard_map(
-        lambda *a: lax.psum(of_these(*a), axes),
+        (lambda *a: lax.psum(function(*a), axes)) if summed else function,
         in_specs=(spec(axes), spec()),
-        out_specs=spec(),
+        out_specs=spec() if summed else spec(axes),
         check_vma=False,
-    )(tuple(divided), tuple(shared))
+    )(divided, shared)
 
 
 def batch_shards(batch: int) -> int:

@@ -78,7 +78,9 @@ def _forward(x, kernel, scale, bias):
         first, second = _moments(x)
         mean, var = _statistics(first, second, kernel)
         nothing = jnp.zeros((*x.shape[:3], kernel.shape[-1]), x.dtype)
-        return nothing, mean, var, largest_of_conv(x, kernel, scale)
+        # Picture by picture, or each loop that reads the result would compute it again.
+        largest = ops.map_images(largest_of_conv, (x,), (kernel, scale))
+        return nothing, mean, var, largest
 
     def plain(x, kernel, scale):
         conv = ops.plain_conv(x, kernel)
@@ -154,8 +156,31 @@ def _views(x):
 
 
 def _windows(x):
-    """Returns the same side by side, [B, H/2, W/2, 4·4·C]."""
-    return jnp.concatenate([view for row in _views(x) for view in row], axis=-1)
+    """Returns the same side by side, [B, H/2, W/2, 2·2·2·2·C]: by block, then by pixel in it.
+
+    So they are four copies of blocks, whose pixels lie together; from single pixels, XLA:CPU takes
+    four times as long.
+    """
+    batch, height, width, channels = x.shape
+    padded = jnp.pad(x.astype(ops.accumulator(x.dtype)), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    blocks = ops.blocks_of(padded).transpose(0, 1, 3, 2, 4, 5)
+    blocks = blocks.reshape(batch, height // 2 + 1, width // 2 + 1, 4 * channels)
+    shifted = [blocks[:, p : p + height // 2, q : q + width // 2] for p, q in _PIXELS]
+    return jnp.concatenate(shifted, axis=-1)
+
+
+def _by_rows(of_windows, channels: int):
+    """Orders what belongs to the pixels of windows, [16·C, …], as rows of them, [4, 4, C, …]."""
+    others = of_windows.shape[1:]
+    by_block = of_windows.reshape(2, 2, 2, 2, channels, *others)
+    return by_block.swapaxes(1, 2).reshape(4, 4, channels, *others)
+
+
+def _by_blocks(of_windows):
+    """Orders [4, 4, C, …] as the windows are, [16·C, …]."""
+    others = of_windows.shape[2:]
+    by_row = of_windows.reshape(2, 2, 2, 2, *others)
+    return by_row.swapaxes(1, 2).reshape(-1, *others[1:])
 
 
 def _taps_of_windows(of_windows, pixel):
@@ -172,15 +197,15 @@ def _moments(x):
     channels, size = x.shape[-1], 9 * x.shape[-1]
     wide = _windows(x)
     count = x.size // channels
-    first = wide.sum((0, 1, 2)).reshape(4, 4, channels) / count
-    second = jnp.einsum("bhwi,bhwj->ij", wide, wide) / count
-    second = second.reshape(4, 4, channels, 4, 4, channels)
+    first = _by_rows(wide.sum((0, 1, 2)), channels) / count
+    second = ops.sum_over_images(lambda wide: ops.per_pixel(wide, wide), (wide,)) / count
+    second = _by_rows(second, channels)  # [4, 4, C, 16 C']
     first = sum(_taps_of_windows(first, pixel).reshape(size) for pixel in _PIXELS)
-    both = (
-        _taps_of_windows(jnp.moveaxis(_taps_of_windows(second, pixel), (3, 4), (0, 1)), pixel)
-        for pixel in _PIXELS
-    )  # [3', 3', 3, 3, C, C'] each
-    second = sum(a.transpose(2, 3, 4, 0, 1, 5).reshape(size, size) for a in both)
+    rows = (
+        _by_rows(_taps_of_windows(second, pixel).reshape(size, -1).T, channels) for pixel in _PIXELS
+    )  # [4', 4', C', 9 C] each
+    both = (_taps_of_windows(a, pixel) for a, pixel in zip(rows, _PIXELS, strict=True))
+    second = sum(a.reshape(size, size).T for a in both)
     return first, second
 
 
@@ -213,10 +238,11 @@ def _kernel_gradient(x, kernel, factor, mean, inverse, gradient, dscale, dbias):
     spread_kernel = jnp.zeros((4, 4, channels, 2, 2, features), ops.accumulator(x.dtype))
     for p, q in _PIXELS:
         spread_kernel = spread_kernel.at[p : p + 3, q : q + 3, :, p, q].set(kernel * sign)
+    spread_kernel = _by_blocks(spread_kernel).reshape(16 * channels, -1)
 
     def term(windows, gradient, spread_kernel):
         rows = windows.reshape(-1, 16 * channels)
-        blocks = jnp.split(rows @ spread_kernel.reshape(16 * channels, -1), 4, axis=-1)
+        blocks = jnp.split(rows @ spread_kernel, 4, axis=-1)
         largest = functools.reduce(jnp.maximum, blocks)
         first = ops.first_true([block == largest for block in blocks])
         gradient = gradient.reshape(-1, features)
@@ -225,7 +251,7 @@ def _kernel_gradient(x, kernel, factor, mean, inverse, gradient, dscale, dbias):
         return ops.per_pixel(rows, columns)
 
     chosen = ops.sum_over_images(term, (_windows(x), gradient), (spread_kernel,))
-    chosen = chosen.reshape(4, 4, channels, 2, 2, features)
+    chosen = _by_rows(chosen, channels).reshape(4, 4, channels, 2, 2, features)
     chosen = sum(_taps_of_windows(chosen[..., p, q, :], (p, q)) for p, q in _PIXELS)
     first, second = _moments(x)
     matrix = kernel.reshape(-1, features).astype(first.dtype)
