@@ -296,30 +296,22 @@ def _conv_transpose_kernel_gradient(x, gradient):
         views = [blocks[:, p : p + height, q : q + width] for p in (0, 1) for q in (0, 1)]
         return jnp.stack(views, axis=3).reshape(-1, height, width, 16 * features)
 
-    summed = _sum_in_bfloat16 if x.dtype == jnp.bfloat16 else _sum_over_pixels
-    product = summed(x, gradient, left=lambda x: x, right=shifted)
+    def term(x, gradient):
+        return per_pixel(x, shifted(gradient))
+
+    if x.dtype == jnp.bfloat16:
+        product = _sum_in_bfloat16(x, gradient, left=lambda x: x, right=shifted)
+    else:
+        product = sum_over_images(term, (x, gradient))
     taps = product.reshape(channels, 2, 2, 2, 2, features)  # [C, block y, x, inner y, x, F]
     taps = taps.transpose(1, 3, 2, 4, 0, 5).reshape(4, 4, channels, features)
     return taps[::-1, ::-1]  # shift s of the gradient belongs to tap t = 3 - s
 
 
-def _sum_over_pixels(x, gradient, left, right):
-    """Returns the matrix Σ left(x)ᵀ right(gradient) over all pixels of all images.
-
-    Args:
-      x: [B, …].
-      gradient: [B, …].
-      left: maps x of one image to [1, H, W, P].
-      right: maps the gradient of one image to [1, H, W, Q].
-
-    Returns:
-      [P, Q], summed and returned in float32 or wider.
-    """
-    return sum_over_images(lambda x, gradient: per_pixel(left(x), right(gradient)), (x, gradient))
-
-
 def _sum_in_bfloat16(x, gradient, left, right):
-    """Does what `_sum_over_pixels` does, with numbers as `bf16.bits`.
+    """Returns the matrix Σ left(x) right(gradient) over all pixels of all images.
+
+    Numbers are moved as `bf16.bits`.
 
     Args:
       x: [B, H, W, C], bfloat16.
